@@ -1,7 +1,8 @@
 """Make pose/demo/skeletons.npz: the poses that the demo data draws, in a compact form.
 
-The source is BodyPose_Dataset.csv inside the wheel of `pose-classification-kit` 1.1.5 (MIT, see pose/demo/NOTICE).
-The package itself cannot be installed beside current numpy, so the CSV is read straight out of the wheel:
+The source is BodyPose_Dataset.csv inside the wheel of `pose-classification-kit` 1.1.5 (MIT, see
+pose/demo/NOTICE). The package itself cannot be installed beside current numpy, so the CSV is read
+straight out of the wheel:
 
     pip download --no-deps pose-classification-kit==1.1.5
     python scripts/make_demo_skeletons.py pose_classification_kit-1.1.5-py3-none-any.whl
@@ -26,9 +27,9 @@ def read_skeletons(wheel: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Read all skeletons out of the wheel, in the order of the CSV.
 
     Returns:
-        keypoints: (N, 25, 2) float16, x to the viewer's right and y up, in body lengths; (0, 0) is a
-            keypoint that was not found. Rounding to float16 moves a keypoint by 0.00025 at most,
-            a fifteenth of a pixel in a figure of 256 px.
+        keypoints: (N, 25, 2) float16, x to the viewer's right and y up, in body lengths; (0, 0) is
+            a keypoint that was not found. Rounding to float16 moves a keypoint by 0.00025 at most,
+            a twentieth of a pixel on an image of 256 px.
         labels: (N,) uint8, index into `names`.
         names: (C,) text, the names of the classes in sorted order.
     """
@@ -49,8 +50,10 @@ def main() -> None:
         sys.exit(f"usage: {Path(sys.argv[0]).name} WHEEL (see the head of this script)")
     keypoints, labels, names = read_skeletons(Path(sys.argv[1]))
     np.savez_compressed(TARGET, keypoints=keypoints, labels=labels, names=names)
-    print(f"{TARGET.name}: {len(labels)} skeletons, {len(names)} classes, "
-          f"{TARGET.stat().st_size} bytes")
+    print(
+        f"{TARGET.name}: {len(labels)} skeletons, {len(names)} classes, "
+        f"{TARGET.stat().st_size} bytes"
+    )
 
 
 if __name__ == "__main__":
