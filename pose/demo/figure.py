@@ -343,7 +343,7 @@ def _draw_torso(draw: ImageDraw.ImageDraw, body: _Body, look: _Look) -> None:
     hips = [points[k] or mid_hip for k in (9, 12)]
     waist = [_lerp(s, h, 0.62) for s, h in zip(shoulders, hips, strict=True)]
     hem = [_beyond(neck, h, look.hem * unit) for h in hips]
-    _paint_hull(draw, hips + [_lerp(mid_hip, neck, 0.2)], 0.150 * thick, look.trousers)
+    _paint_hull(draw, [*hips, _lerp(mid_hip, neck, 0.2)], 0.150 * thick, look.trousers)
     # One outline around both halves, then both without: no seam at the waist.
     parts = (
         (
