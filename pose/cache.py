@@ -1,0 +1,134 @@
+"""The decoded images of a list of files, on disk, memory-mapped.
+
+A cache is built once and then shared: by all seeds, by validation, by later runs and by other
+processes. Which files belong to it and what they mean is the caller's business.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pose.files import locked, write_text
+from pose.images import BadImageError, read_image
+
+# Part of every key: raise it when the same files would be decoded to other bytes.
+FORMAT = 1
+
+# Shows that `done` of `total` images are decoded.
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageCache:
+    """Decoded images in the order of the files they were asked for.
+
+    Attributes:
+        images: `(N, 3, size, size)` uint8 in channels-last memory order. Memory-mapped: reading
+            rows fills the system's page cache, not the process's own memory. Rows of bad files
+            are black and must not be used.
+        digests: SHA-256 of each file's bytes, hexadecimal.
+        bad: why a file could not be decoded, by row.
+    """
+
+    images: torch.Tensor
+    digests: tuple[str, ...]
+    bad: dict[int, str]
+
+
+def default_cache_root() -> Path:
+    """`$POSE_CACHE`, else `~/.cache/pose`."""
+    return Path(os.environ.get("POSE_CACHE") or Path.home() / ".cache" / "pose")
+
+
+def open_cache(
+    files: Sequence[Path],
+    size: int,
+    *,
+    cache_root: Path | None = None,
+    num_workers: int = 0,
+    progress: Progress | None = None,
+) -> ImageCache:
+    """The cache of `files` at `size` pixels, built if it is not there yet.
+
+    The key is made of paths, sizes and times of modification, so a changed file gives a new
+    cache. Two processes that ask for the same cache build it once; the second waits.
+
+    Args:
+        num_workers: threads that decode; 0: one per core.
+        progress: called while building, from this thread.
+    """
+    root = cache_root or default_cache_root()
+    folder = root / _key(files, size)
+    if not (folder / "index.json").exists():
+        with locked(root / f"{folder.name}.lock"):
+            if not (folder / "index.json").exists():
+                _build(folder, files, size, num_workers or os.cpu_count() or 1, progress)
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    shape = (len(files), size, size, 3)
+    # Copy on write: torch asks for writable memory, and the file must never change.
+    pixels = np.memmap(folder / "images.u8", dtype=np.uint8, mode="c", shape=shape)
+    return ImageCache(
+        images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
+        digests=tuple(index["digests"]),
+        bad={int(row): reason for row, reason in index["bad"].items()},
+    )
+
+
+def _key(files: Sequence[Path], size: int) -> str:
+    digest = hashlib.sha256(f"{FORMAT} {size}".encode())
+    for path in files:
+        stat = path.stat()
+        digest.update(f"\n{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+    return f"{digest.hexdigest()[:20]}-{size}px"
+
+
+def _build(
+    folder: Path, files: Sequence[Path], size: int, num_workers: int, progress: Progress | None
+) -> None:
+    # What an interrupted build left behind; the lock says that nobody is at work in it.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shape = (len(files), size, size, 3)
+    with open(folder / "images.u8", "wb") as handle:
+        # Taken now: a disk that fills up later would kill the process at a write to the map.
+        os.posix_fallocate(handle.fileno(), 0, int(np.prod(shape)))
+    pixels = np.memmap(folder / "images.u8", dtype=np.uint8, mode="r+", shape=shape)
+    digests = [""] * len(files)
+    bad: dict[int, str] = {}
+
+    def decode(row: int) -> None:
+        try:
+            digests[row] = hashlib.sha256(files[row].read_bytes()).hexdigest()
+            pixels[row] = read_image(files[row], size)
+        except (BadImageError, OSError) as error:
+            bad[row] = str(error)
+
+    with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
+        chunk = 64
+        rows = range(len(files))
+        starts = range(0, len(files), chunk)
+        tasks = [
+            pool.submit(lambda part: [decode(row) for row in part], rows[start : start + chunk])
+            for start in starts
+        ]
+        try:
+            for done, task in enumerate(concurrent.futures.as_completed(tasks), start=1):
+                task.result()
+                if progress:
+                    progress(min(done * chunk, len(files)), len(files))
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            raise
+    pixels.flush()
+    # The index comes last: a folder without one is no cache.
+    index = {"digests": digests, "bad": {str(row): bad[row] for row in sorted(bad)}}
+    write_text(folder / "index.json", json.dumps(index))

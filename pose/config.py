@@ -1,0 +1,130 @@
+"""The settings of a training: what is learned (`Recipe`) and where it happens (`Setup`).
+
+Each default stands here once. Command-line options, logged parameters and the identity of a
+training come from these fields; named recipes live in `pose.runs`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from typing import Any
+
+from pose.errors import InputError, known
+
+OPTIMIZERS = ("adam", "adamw")
+SCHEDULES = ("constant", "cosine", "one_cycle")
+CLASS_WEIGHTINGS = ("none", "balanced", "sqrt")
+PRECISIONS = ("auto", "float32", "bfloat16")
+MODEL_FORMATS = ("pickle", "pt2")
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with the help text of its command-line option."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides what the seeds of a run learn from given data.
+
+    Two trainings with equal recipes on equal data are repetitions of each other.
+
+    Raises:
+        InputError: a value outside its range; the message names field, range and value.
+    """
+
+    model: str = setting("pose_net", "architecture; torchvision/<name> for torchvision's own")
+    pretrained: bool = setting(False, "start from torchvision's pretrained weights")
+    augmentation: str = setting("pose", "augmentation preset of the training images")
+    seeds: tuple[int, ...] = setting((0, 1, 2), "seeds, joined by commas: one member each")
+    image_size: int = setting(96, "height and width that the model sees, in pixels")
+    batch_size: int = setting(64, "images per optimizer step")
+    num_epochs: int = setting(30, "epochs at most")
+    patience: int = setting(0, "epochs without a better val_f1 before stopping; 0: never stop early")
+    optimizer: str = setting("adamw", f"one of {', '.join(OPTIMIZERS)}")
+    learning_rate: float = setting(2e-3, "learning rate at its highest")
+    weight_decay: float = setting(0.05, "decoupled weight decay of adamw, L2 of adam")
+    schedule: str = setting("one_cycle", f"of the learning rate: {', '.join(SCHEDULES)}")
+    warmup_fraction: float = setting(0.2, "part of the training that warms up (not: constant)")
+    label_smoothing: float = setting(0.1, "in [0, 1)")
+    ema_decay: float = setting(0.0, "moving average of the weights per step; 0: none")
+    clip_grad_norm: float = setting(0.0, "largest gradient norm; 0: no clipping")
+    mixup_alpha: float = setting(0.0, "mixup, Beta(alpha, alpha); 0: none")
+    cutmix_alpha: float = setting(0.0, "cutmix, Beta(alpha, alpha); 0: none")
+    random_erasing: float = setting(0.0, "probability of erasing a rectangle of an image")
+    class_weighting: str = setting("none", f"of the loss: {', '.join(CLASS_WEIGHTINGS)}")
+    val_fraction: float = setting(0.2, "part of the labelled images used for validation")
+    split_seed: int | None = setting(0, "seed of the split, shared by all seeds; none: each its own")
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise InputError("seeds must name at least one seed, got none")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise InputError(f"seeds must differ from each other, got {self.seeds_text()}")
+        for seed in self.seeds:
+            _check("seeds", seed, 0 <= seed < 2**32, "in [0, 2**32)")
+        _check("image_size", self.image_size, 16 <= self.image_size <= 2048, "in [16, 2048]")
+        _check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
+        _check("num_epochs", self.num_epochs, self.num_epochs >= 1, "at least 1")
+        _check("patience", self.patience, self.patience >= 0, "at least 0")
+        _check("val_fraction", self.val_fraction, 0 < self.val_fraction < 1, "in (0, 1)")
+        _check("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "positive")
+        _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
+        _check("clip_grad_norm", self.clip_grad_norm, self.clip_grad_norm >= 0, "at least 0")
+        _check("mixup_alpha", self.mixup_alpha, self.mixup_alpha >= 0, "at least 0")
+        _check("cutmix_alpha", self.cutmix_alpha, self.cutmix_alpha >= 0, "at least 0")
+        for name in ("label_smoothing", "ema_decay", "warmup_fraction"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
+        _check("random_erasing", self.random_erasing, 0 <= self.random_erasing <= 1, "in [0, 1]")
+        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        _check_choice("schedule", self.schedule, SCHEDULES)
+        _check_choice("class_weighting", self.class_weighting, CLASS_WEIGHTINGS)
+        if self.split_seed is not None:
+            _check("split_seed", self.split_seed, 0 <= self.split_seed < 2**32, "in [0, 2**32)")
+
+    def seeds_text(self) -> str:
+        """The seeds as they are typed: `76,100,123`."""
+        return ",".join(map(str, self.seeds))
+
+    def digest(self) -> str:
+        """16 hexadecimal digits that two recipes share if and only if they are equal."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setup:
+    """Where a training happens and what it leaves behind; none of it changes the recipe.
+
+    Raises:
+        InputError: an unknown precision or model format.
+    """
+
+    dataset: str | None = setting(None, "data folder, or: demo; default ./dataset, else Kaggle's")
+    kaggle_handle: str = setting(
+        "zv3zdochka/ml-intensive-yandex-academy-autumn-2025", "Kaggle data set, owner/name"
+    )
+    output_root: str = setting("outputs", "folder of the seeds' folders <run_name>/seed_<seed>")
+    run_name: str | None = setting(None, "name of the training; default: the run, else the model")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:<n> or mps")
+    precision: str = setting("auto", f"of the arithmetic: {', '.join(PRECISIONS)}")
+    num_workers: int = setting(0, "threads that decode images into the cache; 0: one per core")
+    cache_root: str | None = setting(None, "folder of decoded images; default ~/.cache/pose")
+    model_format: str = setting("pickle", f"of the models in MLflow: {', '.join(MODEL_FORMATS)}")
+    fresh: bool = setting(False, "begin anew where an unfinished training would be continued")
+
+    def __post_init__(self) -> None:
+        _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("model_format", self.model_format, MODEL_FORMATS)
+        _check("num_workers", self.num_workers, self.num_workers >= 0, "at least 0")
+
+
+def _check(name: str, value: Any, is_valid: bool, expected: str) -> None:
+    if not is_valid:
+        raise InputError(f"{name} must be {expected}, got {value}")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} must be one of {known(choices)}, got {value!r}")

@@ -1,0 +1,47 @@
+"""Scores of predictions, as pure functions on NumPy arrays."""
+
+import numpy as np
+
+
+def confusion_matrix(labels: np.ndarray, preds: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts `(num_classes, num_classes)` int64: row the label, column the prediction."""
+    flat = np.bincount(labels * num_classes + preds, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes)
+
+
+def accuracy(confusion: np.ndarray) -> float:
+    """Part of the predictions that are right, in [0, 1]."""
+    return float(np.trace(confusion) / confusion.sum())
+
+
+def macro_f1(confusion: np.ndarray) -> float:
+    """Mean F1 over the classes that occur as a label or a prediction, in [0, 1].
+
+    Equals scikit-learn's `f1_score(labels, preds, average="macro")`.
+    """
+    occurrences = confusion.sum(axis=0) + confusion.sum(axis=1)
+    occurs = occurrences > 0
+    return float(np.mean(2 * np.diag(confusion)[occurs] / occurrences[occurs]))
+
+
+def nll(probs: np.ndarray, labels: np.ndarray) -> float:
+    """Mean negative log-likelihood of `labels` `(N,)` under `probs` `(N, C)`, in nats."""
+    own = probs[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean())
+
+
+def ece(probs: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
+    """Expected calibration error over bins of equal width (Guo et al., 2017, arXiv:1706.04599).
+
+    Args:
+        probs: `(N, C)`, rows sum to 1.
+        labels: `(N,)` class indices.
+
+    Returns:
+        Mean distance between confidence and accuracy, weighted by bin size, in [0, 1].
+    """
+    confidence = probs.max(axis=1)
+    is_right = probs.argmax(axis=1) == labels
+    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    gaps = np.bincount(bins, weights=confidence - is_right, minlength=num_bins)
+    return float(np.abs(gaps).sum() / len(labels))

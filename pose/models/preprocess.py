@@ -1,0 +1,84 @@
+"""From raw RGB images to the channels that a network sees."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Mean and standard deviation of ImageNet's RGB values in 0..1.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Preprocess(nn.Module):
+    """Resizes and normalises; adds the high-pass channel of `simple_cnn_v2` where asked to.
+
+    Args:
+        image_size: height and width of what comes out.
+        high_pass: append a fourth channel. Its mean and standard deviation are those of the
+            published competition data until `fit_high_pass` replaces them.
+    """
+
+    def __init__(self, image_size: int, *, high_pass: bool = False) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.has_high_pass = high_pass
+        mean, std = list(IMAGENET_MEAN), list(IMAGENET_STD)
+        if high_pass:
+            mean.append(0.0034316)
+            std.append(0.0380552)
+            kernel = torch.tensor([[0.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 0.0]]) / 4
+            # The mean over RGB is part of the kernel: one convolution instead of two passes.
+            self.register_buffer("kernel", kernel.expand(1, 3, 3, 3) / 3, persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of what comes out: 3, or 4 with the high-pass channel."""
+        return self.mean.shape[1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Network input of RGB images.
+
+        Args:
+            images: `(N, 3, H, W)`, uint8 in 0..255 or floating point in 0..1, any H and W.
+
+        Returns:
+            `(N, num_channels, image_size, image_size)` float32.
+
+        Raises:
+            ValueError: another shape.
+        """
+        channels = self.channels(images)
+        return (channels - self.mean) / self.std
+
+    def channels(self, images: Tensor) -> Tensor:
+        """The resized channels before normalisation, `(N, num_channels, image_size, image_size)`."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must be (N, 3, H, W), got {tuple(images.shape)}")
+        size = (self.image_size, self.image_size)
+        # Dividing promotes integers to float32; floating point stays in 0..1 as it is.
+        rgb = images.float() if images.is_floating_point() else images / 255
+        if images.shape[-2:] != size:
+            # Antialiased, as Pillow resizes; without it a large photograph would shimmer.
+            rgb = F.interpolate(rgb, size, mode="bilinear", antialias=True, align_corners=False)
+        if not self.has_high_pass:
+            return rgb
+        # Full precision: neighbours differ by less than bfloat16 resolves.
+        with torch.autocast(rgb.device.type, enabled=False):
+            high_pass = F.conv2d(rgb, self.kernel, padding=1)
+        return torch.cat([rgb, high_pass], dim=1)
+
+    @torch.no_grad()
+    def fit_high_pass(self, batches) -> None:
+        """Set the high-pass channel's mean and standard deviation from batches of images."""
+        count, total, total_of_squares = 0, 0.0, 0.0
+        for images in batches:
+            high_pass = self.channels(images)[:, 3].double()
+            count += high_pass.numel()
+            total += float(high_pass.sum())
+            total_of_squares += float(high_pass.square().sum())
+        mean = total / count
+        self.mean[0, 3] = mean
+        # A floor for data without any edges: blank images must not divide by zero.
+        self.std[0, 3] = max(total_of_squares / count - mean**2, 1e-12) ** 0.5
