@@ -178,7 +178,7 @@ def augment_batch(images: Tensor, params: AugmentParams, image_size: int) -> Ten
 
 
 def warp(images: Tensor, params: AugmentParams, image_size: int) -> Tensor:
-    """Crop, flip and rotate in one bilinear resampling, `(n, 3, image_size, image_size)` float32."""
+    """Crop, flip and rotate in one resampling, `(n, 3, image_size, image_size)` float32."""
     n, size = len(images), images.shape[-1]
     cos, sin = params.angle.cos(), params.angle.sin()
     sign = torch.where(params.is_flipped, -1.0, 1.0)

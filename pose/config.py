@@ -41,7 +41,9 @@ class Recipe:
     image_size: int = setting(96, "height and width that the model sees, in pixels")
     batch_size: int = setting(64, "images per optimizer step")
     num_epochs: int = setting(30, "epochs at most")
-    patience: int = setting(0, "epochs without a better val_f1 before stopping; 0: never stop early")
+    patience: int = setting(
+        0, "epochs without a better val_f1 before stopping; 0: never stop early"
+    )
     optimizer: str = setting("adamw", f"one of {', '.join(OPTIMIZERS)}")
     learning_rate: float = setting(2e-3, "learning rate at its highest")
     weight_decay: float = setting(0.05, "decoupled weight decay of adamw, L2 of adam")
@@ -55,7 +57,9 @@ class Recipe:
     random_erasing: float = setting(0.0, "probability of erasing a rectangle of an image")
     class_weighting: str = setting("none", f"of the loss: {', '.join(CLASS_WEIGHTINGS)}")
     val_fraction: float = setting(0.2, "part of the labelled images used for validation")
-    split_seed: int | None = setting(0, "seed of the split, shared by all seeds; none: each its own")
+    split_seed: int | None = setting(
+        0, "seed of the split, shared by all seeds; none: each its own"
+    )
 
     def __post_init__(self) -> None:
         if not self.seeds:

@@ -9,18 +9,22 @@ Reads names and labels; pixels are the business of `pose.cache`.
       classes.csv             optional: label,name,mirror
 """
 
+import concurrent.futures
 import csv
 import dataclasses
 import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from pose.classes import ClassList, read_classes, sorted_texts
 from pose.errors import InputError, first_few
-from pose.images import SUFFIXES, list_images
+from pose.images import SUFFIXES, BadImageError, list_images, read_image
 
 LABELS_FILE = "train_solution.csv"
+DEMO_FOLDER = Path("demo")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,12 +143,60 @@ def dataset_digest(dataset: Dataset, file_digests: tuple[str, ...]) -> str:
     return digest.hexdigest()[:16]
 
 
-def find_dataset(dataset: str | None, kaggle_handle: str) -> Path:
+def check_images(
+    dataset: Dataset, num_workers: int = 0, progress: Callable[[int, int], None] | None = None
+) -> Dataset:
+    """The same data set, with the images that cannot be read among its problems.
+
+    Args:
+        num_workers: threads that decode; 0: one per core.
+        progress: called with images done and in all.
+    """
+    files = [*dataset.files, *dataset.test_files]
+    reasons: dict[int, str] = {}
+
+    def decode(row: int) -> None:
+        try:
+            read_image(files[row], 32)
+        except BadImageError as error:
+            reasons[row] = str(error)
+
+    with concurrent.futures.ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
+        for done, _ in enumerate(pool.map(decode, range(len(files))), start=1):
+            if progress and (done % 64 == 0 or done == len(files)):
+                progress(done, len(files))
+    num_labelled = len(dataset.files)
+    bad = {row: reason for row, reason in reasons.items() if row < num_labelled}
+    bad_tests = [
+        f"{files[row].name} ({reasons[row]})" for row in sorted(reasons) if row >= num_labelled
+    ]
+    checked = dataset.without(bad)
+    if not bad_tests:
+        return checked
+    problem = Problem(
+        what="test images that cannot be read",
+        consequence="an ensemble refuses them without --skip-bad-images",
+        items=tuple(bad_tests),
+    )
+    return dataclasses.replace(checked, problems=(*checked.problems, problem))
+
+
+def find_dataset(
+    dataset: str | None,
+    kaggle_handle: str,
+    draw_progress: Callable[[int, int], None] | None = None,
+) -> Path:
     """The data folder that `dataset` names, else `./dataset`, else Kaggle's download.
+
+    Args:
+        dataset: a folder, or `demo`: drawn to `./demo` unless it is there.
+        draw_progress: called while the demo data is drawn.
 
     Raises:
         InputError: there is none; the message has the ways to get one.
     """
+    if dataset == "demo":
+        return draw_demo(DEMO_FOLDER, progress=draw_progress)
     if dataset is not None:
         folder = Path(dataset)
         if not folder.is_dir():
@@ -156,6 +208,21 @@ def find_dataset(dataset: str | None, kaggle_handle: str) -> Path:
     if Path("dataset").is_dir():
         return _descend(Path("dataset"))
     return _descend(_download(kaggle_handle))
+
+
+def draw_demo(folder: Path, **options) -> Path:
+    """Draw the demo data into `folder`, unless it is there; `options` as in `write_demo`.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    # Imported here: drawing is needed once, and a large table of skeletons comes with it.
+    from pose.demo.draw import write_demo
+
+    try:
+        return write_demo(folder, **options)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def _descend(folder: Path) -> Path:
@@ -230,23 +297,16 @@ def read_dataset(folder: Path) -> Dataset:
     single = [classes.labels[c] for c in np.flatnonzero(np.bincount(labels) == 1)]
     note("classes with a single image", "it trains and none validates", single)
 
-    test_images = _list_folder(folder / "test_images", may_be_absent=True)
-    ambiguous_tests = sorted_texts(i for i, paths in test_images.items() if len(paths) > 1)
-    note(
-        "test ids with more than one image file",
-        "keep one of each",
-        [", ".join(p.name for p in test_images[i]) for i in ambiguous_tests],
-        True,
-    )
-    test_ids = sorted_texts(test_images)
+    tests, ambiguous_tests = _list_tests(folder)
+    note("test ids with more than one image file", "keep one of each", ambiguous_tests, True)
     dataset = Dataset(
         folder=folder,
         ids=tuple(usable),
         files=tuple(images[i][0] for i in usable),
         labels=labels,
         classes=classes,
-        test_ids=tuple(test_ids),
-        test_files=tuple(test_images[i][0] for i in test_ids),
+        test_ids=tuple(tests),
+        test_files=tuple(tests.values()),
         problems=tuple(problems),
     )
     if not contradictions and not ambiguous and len(classes) < 2:
@@ -256,6 +316,34 @@ def read_dataset(folder: Path) -> Dataset:
             + "".join(f"; {problem.line()}" for problem in problems)
         )
     return dataset
+
+
+def read_test_images(folder: Path) -> dict[str, Path]:
+    """The image files to predict by id, sorted by id.
+
+    Raises:
+        InputError: there are none, or an id has more than one.
+    """
+    tests, ambiguous = _list_tests(folder)
+    if ambiguous:
+        raise InputError(
+            f"{folder / 'test_images'} must hold one image file an id, found "
+            f"{first_few(ambiguous)}: keep one of each"
+        )
+    if not tests:
+        raise InputError(
+            f"{folder / 'test_images'} must hold the images to predict "
+            f"({', '.join(SUFFIXES)}), found none"
+        )
+    return tests
+
+
+def _list_tests(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """The test images by id, sorted, and the ids that have more than one file."""
+    images = _list_folder(folder / "test_images", may_be_absent=True)
+    ids = sorted_texts(images)
+    ambiguous = [", ".join(p.name for p in images[i]) for i in ids if len(images[i]) > 1]
+    return {image_id: images[image_id][0] for image_id in ids}, ambiguous
 
 
 def _list_folder(folder: Path, *, may_be_absent: bool = False) -> dict[str, list[Path]]:

@@ -116,7 +116,9 @@ class TrainState:
         self.best_weights = saved["best_weights"]
 
 
-def start_state(build: Callable[[], ImageClassifier], recipe: Recipe, seed: int, device) -> TrainState:
+def start_state(
+    build: Callable[[], ImageClassifier], recipe: Recipe, seed: int, device
+) -> TrainState:
     """The state before the first step: weights and all random streams follow from `seed`.
 
     Args:
@@ -184,7 +186,9 @@ def train(
         if row["val_f1"] > state.best_val_f1:
             state.best_epoch, state.best_val_f1 = state.num_epochs_done, row["val_f1"]
             weights = state.scored_model().state_dict()
-            state.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
+            state.best_weights = {
+                name: value.detach().cpu().clone() for name, value in weights.items()
+            }
         for callback in callbacks:
             callback(state, row)
 

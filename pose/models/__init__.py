@@ -5,6 +5,14 @@ This package depends on torch and torchvision alone, so that it can travel with 
 """
 
 from pose.models.classifier import ImageClassifier
+from pose.models.ensemble import SeedEnsemble
 from pose.models.zoo import MODELS, TORCHVISION_PREFIX, build_model, check_model_name
 
-__all__ = ["MODELS", "TORCHVISION_PREFIX", "ImageClassifier", "build_model", "check_model_name"]
+__all__ = [
+    "MODELS",
+    "TORCHVISION_PREFIX",
+    "ImageClassifier",
+    "SeedEnsemble",
+    "build_model",
+    "check_model_name",
+]

@@ -53,7 +53,7 @@ class Preprocess(nn.Module):
         return (channels - self.mean) / self.std
 
     def channels(self, images: Tensor) -> Tensor:
-        """The resized channels before normalisation, `(N, num_channels, image_size, image_size)`."""
+        """What `forward` gives, before normalisation."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be (N, 3, H, W), got {tuple(images.shape)}")
         size = (self.image_size, self.image_size)

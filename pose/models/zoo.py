@@ -94,9 +94,7 @@ def _torchvision_classifiers(torchvision_models) -> list[str]:
     return torchvision_models.list_models(module=torchvision_models)
 
 
-def _build_torchvision(
-    name: str, num_classes: int, image_size: int, pretrained: bool
-) -> nn.Module:
+def _build_torchvision(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
     # Imported here: torchvision takes half a second that other models need not pay.
     from torchvision import models as torchvision_models
 

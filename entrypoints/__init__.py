@@ -1,0 +1,1 @@
+"""The commands: `python -m entrypoints.<name>`, and `mlflow run . -e <name>`."""

@@ -1,0 +1,27 @@
+"""What a bare `mlflow run .` does: says what there is."""
+
+import click
+
+TEXT = """\
+pose trains seed ensembles of image classifiers. Entry points of this project:
+
+  mlflow run . -e data -P command=check          look at ./dataset
+  mlflow run . -e train -P run=ensemble_1        train a named run
+  mlflow run . -e train -P run=demo -P dataset=demo    train on drawn poses
+  mlflow run . -e ensemble -P run=ensemble_1     vote, write predictions.csv
+  mlflow ui                                      compare the seeds
+
+Each is also python -m entrypoints.<name>, with --help. The named runs:
+"""
+
+
+def main() -> None:
+    """Print the entry points and the named runs."""
+    from entrypoints.train import list_runs
+
+    click.echo(TEXT)
+    click.echo(list_runs())
+
+
+if __name__ == "__main__":
+    main()

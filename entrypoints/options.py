@@ -1,0 +1,119 @@
+"""Command-line options made from dataclass fields, and how mistakes are shown.
+
+A field `batch_size` is the option `--batch-size`, also written `--batch_size`, which is what
+`mlflow run -P batch_size=...` passes on.
+"""
+
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from pose.errors import InputError
+
+# The value of an option that was not on the command line, or stood there as an empty text, as
+# `mlflow run` passes on the default of a parameter that was not given.
+NOT_GIVEN = object()
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+class _Value(click.ParamType):
+    """A value of a dataclass field's type, from the text of a command line."""
+
+    def __init__(self, annotation: Any) -> None:
+        self.is_optional = isinstance(annotation, types.UnionType)
+        if self.is_optional:
+            (annotation,) = (a for a in typing.get_args(annotation) if a is not types.NoneType)
+        self.annotation = annotation
+        self.is_list = typing.get_origin(annotation) is tuple
+        self.name = "int,int" if self.is_list else annotation.__name__
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value == "":
+            return NOT_GIVEN
+        if self.is_optional and value.lower() == "none":
+            return None
+        try:
+            if self.annotation is bool:
+                return _BOOLEANS[value.lower()]
+            if self.is_list:
+                return tuple(int(part) for part in value.split(","))
+            return self.annotation(value)
+        except (ValueError, KeyError):
+            expected = {"bool": "true or false", "int,int": "whole numbers joined by commas"}
+            kind = {"int": "a whole number", "float": "a number"}.get(self.name, self.name)
+            raise InputError(
+                f"{param.name} must be {expected.get(self.name, kind)}, got {value!r}"
+            ) from None
+
+
+def option(name: str, annotation: Any, help: str, *, default: Any = NOT_GIVEN) -> Callable:
+    """One option in both spellings; a bool takes true or false, or stands alone for true.
+
+    Args:
+        default: what the command gets without it; `NOT_GIVEN` leaves it to the command.
+    """
+    flags = list(dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"]))
+    lone_flag = {"is_flag": False, "flag_value": "true"} if annotation is bool else {}
+    return click.option(
+        *flags, name, type=_Value(annotation), default=default, help=help, **lone_flag
+    )
+
+
+def field_options(dataclass: type, *, only: tuple[str, ...] | None = None) -> Callable:
+    """An option for each field of `dataclass`, or for those in `only`."""
+
+    def decorate(command: Callable) -> Callable:
+        hints = typing.get_type_hints(dataclass)
+        for field in reversed(dataclasses.fields(dataclass)):
+            if only is None or field.name in only:
+                help = f"{field.metadata['help']}{_shown(field.default)}"
+                command = option(field.name, hints[field.name], help)(command)
+        return command
+
+    return decorate
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return ""
+    text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    return f"  [default: {text.lower() if isinstance(default, bool) else text}]"
+
+
+def fields_given(dataclass: type, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those arguments that are fields of `dataclass` and were on the command line."""
+    names = {field.name for field in dataclasses.fields(dataclass)}
+    return {
+        key: value for key, value in arguments.items() if key in names and value is not NOT_GIVEN
+    }
+
+
+def given_or(value: Any, default: Any) -> Any:
+    """`value`, or `default` where it was not given."""
+    return default if value is NOT_GIVEN else value
+
+
+def run_command(command: click.Command) -> None:
+    """Run a command; a mistake in its input is one line and exit code 2, without a traceback."""
+    try:
+        sys.exit(command.main(standalone_mode=False) or 0)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except InputError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(2)

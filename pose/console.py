@@ -1,0 +1,133 @@
+"""What a person watches while it works: progress bars on a terminal, plain lines in a log."""
+
+import statistics
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from pose.config import Recipe
+from pose.seed import LoadedData, SeedResult
+from pose.training import BatchProgress, Row
+
+if TYPE_CHECKING:
+    from pose.ensemble import Vote
+    from pose.experiment import TrainingResult
+
+
+class Console:
+    """Prints to standard output; bars go to standard error, and only to a terminal."""
+
+    def __init__(self) -> None:
+        self._has_bars = sys.stderr.isatty()
+        self._bar: tqdm | None = None
+        self._last_line = 0.0
+
+    def say(self, text: str) -> None:
+        """One line, above a bar that may be at work."""
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(text, flush=True)
+
+    def draw_progress(self, done: int, total: int) -> None:
+        """Images of the demo data drawn."""
+        self._advance("drawing the demo data", done, total)
+
+    def cache_progress(self, done: int, total: int) -> None:
+        """Images decoded."""
+        self._advance("decoding images, once", done, total)
+
+    def predict_progress(self, done: int, total: int) -> None:
+        """Batches predicted."""
+        self._advance("predicting", done, total)
+
+    def check_progress(self, done: int, total: int) -> None:
+        """Images checked."""
+        self._advance("checking images", done, total)
+
+    def show_data(self, loaded: LoadedData) -> None:
+        """What the data is and what is wrong with it."""
+        dataset = loaded.dataset
+        self.say(
+            f"data: {dataset.folder}, {len(dataset.ids)} labelled images, "
+            f"{len(dataset.classes)} classes, {len(dataset.test_ids)} test images, "
+            f"digest {loaded.digest}"
+        )
+        for problem in dataset.problems:
+            self.say(f"warning: {problem.line()}")
+
+    def start_seed(self, seed: int, recipe: Recipe, num_epochs_done: int) -> BatchProgress:
+        """A seed begins or goes on; returns what to call after each batch."""
+        start = f", continued after epoch {num_epochs_done}" if num_epochs_done else ""
+        self.say(
+            f"seed {seed}: {recipe.model} at {recipe.image_size} px, "
+            f"at most {recipe.num_epochs} epochs{start}"
+        )
+        epoch = num_epochs_done + 1
+
+        def progress(done: int, total: int) -> None:
+            nonlocal epoch
+            self._advance(f"seed {seed} epoch {epoch}", done, total, unit="batch", is_quiet=True)
+            epoch += done == total
+
+        return progress
+
+    def show_epoch(self, seed: int, row: Row, best_epoch: int) -> None:
+        """An epoch is complete: one line."""
+        mark = " *" if best_epoch == row["epoch"] else ""
+        self.say(
+            f"seed {seed} epoch {row['epoch']:>3}  "
+            f"train loss {row['train_loss']:.4f} f1 {row['train_f1']:.4f}  "
+            f"val loss {row['val_loss']:.4f} f1 {row['val_f1']:.4f}  "
+            f"{row['epoch_seconds']:.1f} s, {row['images_per_second']:.0f} images/s{mark}"
+        )
+
+    def show_seed(self, result: SeedResult) -> None:
+        """A seed is finished."""
+        self.say(
+            f"seed {result.seed}: val_f1 {result.val_f1:.4f} at epoch {result.best_epoch} of "
+            f"{result.num_epochs} ({result.stop_reason}), {result.seconds:.0f} s"
+        )
+
+    def _advance(
+        self, what: str, done: int, total: int, *, unit: str = "image", is_quiet: bool = False
+    ) -> None:
+        if not self._has_bars:
+            # In a log: a line every ten seconds, and the last one, of what takes that long.
+            now = time.monotonic()
+            if not is_quiet and (done == total or now - self._last_line > 10):
+                self._last_line = now
+                self.say(f"{what}: {done} of {total}")
+            return
+        if self._bar is None:
+            self._bar = tqdm(desc=what, total=total, unit=unit, leave=False, file=sys.stderr)
+        self._bar.update(done - self._bar.n)
+        if done >= total:
+            self._bar.close()
+            self._bar = None
+
+    def show_summary(self, result: "TrainingResult") -> None:
+        """A training is finished: mean, folder, and how to look at it."""
+        scores = [seed.val_f1 for seed in result.seeds]
+        spread = f" ± {statistics.stdev(scores):.4f}" if len(scores) > 1 else ""
+        self.say(
+            f"\nval_f1 of {len(scores)} seeds: {statistics.mean(scores):.4f}{spread}"
+            f"\nfiles: {result.folder}"
+            f"\ncompare the seeds: mlflow ui, then {result.seeds_page}"
+        )
+
+    def show_vote(self, vote: "Vote") -> None:
+        """A vote is done: the honest score, the agreement, where the file is."""
+        score = vote.score
+        if score.reason:
+            self.say(f"no validation score: {score.reason}")
+        else:
+            self.say(
+                f"validation macro F1 {score.ensemble['val_f1']:.4f} on {score.num_rows} rows that "
+                f"no member trained on; single members {min(score.members):.4f} to "
+                f"{max(score.members):.4f}"
+            )
+        for member, share in zip(vote.members, vote.agreement, strict=True):
+            self.say(f"{member.name} agrees with the ensemble on {share:.1%} of the images")
+        self.say(f"all members agree on {vote.unanimity:.1%} of the images")
+        self.say(f"predictions: {vote.out_path.absolute()}\nartifact: {vote.artifact}")

@@ -1,0 +1,48 @@
+"""Scores predictions against the truth of the demo's test images; nothing else reads that."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from pose import metrics
+from pose.classes import sorted_texts
+from pose.errors import InputError, first_few
+
+
+def score_predictions(predictions: Path, folder: Path) -> str:
+    """One line with the macro-F1 and accuracy of a predictions file (`id,label`).
+
+    Args:
+        folder: a data folder with `test_solution.csv`.
+
+    Raises:
+        InputError: a file is missing, or the ids are not those of the test images.
+    """
+    truth = _read(folder / "test_solution.csv")
+    predicted = _read(predictions)
+    if set(truth) != set(predicted):
+        odd = sorted_texts(set(truth) ^ set(predicted))
+        raise InputError(
+            f"{predictions} must have the {len(truth)} ids of {folder / 'test_solution.csv'}, "
+            f"found {len(predicted)}; differing: {first_few(odd)}"
+        )
+    index = {label: i for i, label in enumerate(sorted({*truth.values(), *predicted.values()}))}
+    ids = list(truth)
+    labels = np.array([index[truth[i]] for i in ids])
+    preds = np.array([index[predicted[i]] for i in ids])
+    confusion = metrics.confusion_matrix(labels, preds, len(index))
+    return (
+        f"test macro F1 {metrics.macro_f1(confusion):.4f}, "
+        f"accuracy {metrics.accuracy(confusion):.4f} on {len(ids)} test images"
+    )
+
+
+def _read(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise InputError(f"{path} must be a file with the columns id,label, found none")
+    with open(path, newline="", encoding="utf-8") as handle:
+        reader = csv.DictReader(handle)
+        if not {"id", "label"} <= set(reader.fieldnames or []):
+            raise InputError(f"{path} must have the columns id,label, found {reader.fieldnames}")
+        return {row["id"]: row["label"] for row in reader}

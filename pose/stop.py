@@ -1,0 +1,71 @@
+"""Requests to stop softly: a stop file, Ctrl-C, SIGTERM."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+STOP_FILE = "stop.txt"
+
+
+class StopRequest:
+    """Remembers that somebody asked to stop; whoever works asks it between two batches.
+
+    Args:
+        folder: where `stop.txt` would be. One that is older than this object is left over from
+            an earlier training and asks for nothing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._stop_file = folder / STOP_FILE
+        self._started = time.time()
+        self._interrupted_at: float | None = None
+        self.reason: str | None = None
+
+    def __call__(self) -> str | None:
+        """`stop_file` or `signal` once asked to stop, else None."""
+        if self.reason is None and self._is_fresh():
+            self.reason = "stop_file"
+        return self.reason
+
+    def has_stale_file(self) -> bool:
+        """Whether a stop file from before lies in the folder."""
+        return self._stop_file.exists() and not self._is_fresh()
+
+    def _is_fresh(self) -> bool:
+        try:
+            # A second of tolerance for file systems that store whole seconds only.
+            return self._stop_file.stat().st_mtime > self._started - 1
+        except FileNotFoundError:
+            return False
+
+    def listen(self) -> None:
+        """Take Ctrl-C and SIGTERM as requests from now on; a second Ctrl-C interrupts at once."""
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
+        _ask_for_sigterm_when_parent_dies()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if number == signal.SIGINT:
+            # `mlflow run` passes one Ctrl-C on as SIGINT and SIGTERM, so only a later SIGINT
+            # is a second wish.
+            if self._interrupted_at is not None and now - self._interrupted_at > 0.5:
+                raise KeyboardInterrupt
+            self._interrupted_at = now
+        if self.reason is None:
+            self.reason = "signal"
+            os.write(2, b"\nstopping after this batch (Ctrl-C again: at once)\n")
+
+
+def _ask_for_sigterm_when_parent_dies() -> None:
+    """Linux: a killed `mlflow run` must not leave its training behind, running unseen.
+
+    Only under `mlflow run`: a training started with nohup or & must outlive its shell.
+    """
+    if sys.platform == "linux" and "MLFLOW_RUN_ID" in os.environ:
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
