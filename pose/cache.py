@@ -20,7 +20,7 @@ from pose.files import locked, write_text
 from pose.images import BadImageError, read_image
 
 # Part of every key: raise it when the same files would be decoded to other bytes.
-FORMAT = 1
+FORMAT = 2
 
 # Shows that `done` of `total` images are decoded.
 Progress = Callable[[int, int], None]
@@ -31,9 +31,8 @@ class ImageCache:
     """Decoded images in the order of the files they were asked for.
 
     Attributes:
-        images: `(N, 3, size, size)` uint8 in channels-last memory order. Memory-mapped: reading
-            rows fills the system's page cache, not the process's own memory. Rows of bad files
-            are black and must not be used.
+        images: `(N, 3, size, size)` uint8. Memory-mapped: reading rows fills the system's page
+            cache, not the process's own memory. Rows of bad files must not be used.
         digests: SHA-256 of each file's bytes, hexadecimal.
         bad: why a file could not be decoded, by row.
     """
@@ -72,11 +71,11 @@ def open_cache(
             if not (folder / "index.json").exists():
                 _build(folder, files, size, num_workers or os.cpu_count() or 1, progress)
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    shape = (len(files), size, size, 3)
+    shape = (len(files), 3, size, size)
     # Copy on write: torch asks for writable memory, and the file must never change.
     pixels = np.memmap(folder / "images.u8", dtype=np.uint8, mode="c", shape=shape)
     return ImageCache(
-        images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
+        images=torch.from_numpy(pixels),
         digests=tuple(index["digests"]),
         bad={int(row): reason for row, reason in index["bad"].items()},
     )
@@ -96,7 +95,7 @@ def _build(
     # What an interrupted build left behind; the lock says that nobody is at work in it.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    shape = (len(files), size, size, 3)
+    shape = (len(files), 3, size, size)
     with open(folder / "images.u8", "wb") as handle:
         # Taken now: a disk that fills up later would kill the process at a write to the map.
         os.posix_fallocate(handle.fileno(), 0, int(np.prod(shape)))
@@ -106,8 +105,9 @@ def _build(
 
     def decode(row: int) -> None:
         try:
-            digests[row] = hashlib.sha256(files[row].read_bytes()).hexdigest()
-            pixels[row] = read_image(files[row], size)
+            data = files[row].read_bytes()
+            digests[row] = hashlib.sha256(data).hexdigest()
+            pixels[row] = read_image(data, size).numpy()
         except (BadImageError, OSError) as error:
             bad[row] = str(error)
 

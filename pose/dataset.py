@@ -157,8 +157,8 @@ def check_images(
 
     def decode(row: int) -> None:
         try:
-            read_image(files[row], 32)
-        except BadImageError as error:
+            read_image(files[row].read_bytes(), 32)
+        except (BadImageError, OSError) as error:
             reasons[row] = str(error)
 
     with concurrent.futures.ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:

@@ -13,6 +13,7 @@ import socket
 import tempfile
 import time
 import urllib.parse
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -64,6 +65,8 @@ def connect() -> mlflow.MlflowClient:
     # Setting up a database is news for MLflow's developers, not for who trains.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    # Bars for single small files would break the lines of the training.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = mlflow.get_tracking_uri()
     client = mlflow.MlflowClient()
     try:
@@ -203,9 +206,16 @@ class SeedRun:
 
     def log_dataset(self, frame: pd.DataFrame, folder: Path, digest: str) -> None:
         """Record the labelled images (`id`, `label`) as the data that the run trained on."""
-        dataset = mlflow.data.from_pandas(
-            frame, source=str(folder), targets="label", name=folder.name[:500], digest=digest
-        )
+        with warnings.catch_warnings():
+            # MLflow knows two kinds of source for a local path, of the same name and meaning.
+            warnings.filterwarnings("ignore", message="The specified dataset source can be")
+            dataset = mlflow.data.from_pandas(
+                frame,
+                source=str(folder.absolute()),
+                targets="label",
+                name=folder.name[:500],
+                digest=digest,
+            )
         entity = dataset._to_mlflow_entity()
         context = InputTag(key="mlflow.data.context", value="training and validation")
         self.client.log_inputs(self.run_id, [DatasetInput(dataset=entity, tags=[context])])
@@ -539,7 +549,6 @@ def log_ensemble(
     run_id: str,
     *,
     metrics: dict[str, float],
-    params: dict[str, str],
     tags: dict[str, str],
     note: str,
     files: Sequence[Path],
@@ -549,7 +558,6 @@ def log_ensemble(
     client.log_batch(
         run_id,
         metrics=[Metric(key, value, now, 0) for key, value in metrics.items()],
-        params=[Param(key, value) for key, value in params.items()],
         tags=[RunTag(key, value) for key, value in {**tags, NOTE_TAG: note}.items()],
     )
     for path in files:

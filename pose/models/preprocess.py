@@ -9,6 +9,25 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def high_pass(rgb: Tensor) -> Tensor:
+    """The mean of RGB filtered by [[0, -1, 0], [-1, 4, -1], [0, -1, 0]] / 4, zeros around it.
+
+    Slices instead of a convolution: a quarter of the time on a CPU, and full precision under
+    autocast, where neighbours differ by less than bfloat16 resolves.
+
+    Args:
+        rgb: `(N, 3, H, W)` in 0..1.
+
+    Returns:
+        `(N, 1, H, W)`.
+    """
+    gray = rgb.mean(dim=1, keepdim=True)
+    padded = F.pad(gray, (1, 1, 1, 1))
+    neighbours = padded[:, :, :-2, 1:-1] + padded[:, :, 2:, 1:-1]
+    neighbours = neighbours + padded[:, :, 1:-1, :-2] + padded[:, :, 1:-1, 2:]
+    return gray - neighbours / 4
+
+
 class Preprocess(nn.Module):
     """Resizes and normalises; adds the high-pass channel of `simple_cnn_v2` where asked to.
 
@@ -26,9 +45,6 @@ class Preprocess(nn.Module):
         if high_pass:
             mean.append(0.0034316)
             std.append(0.0380552)
-            kernel = torch.tensor([[0.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 0.0]]) / 4
-            # The mean over RGB is part of the kernel: one convolution instead of two passes.
-            self.register_buffer("kernel", kernel.expand(1, 3, 3, 3) / 3, persistent=False)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
@@ -64,20 +80,17 @@ class Preprocess(nn.Module):
             rgb = F.interpolate(rgb, size, mode="bilinear", antialias=True, align_corners=False)
         if not self.has_high_pass:
             return rgb
-        # Full precision: neighbours differ by less than bfloat16 resolves.
-        with torch.autocast(rgb.device.type, enabled=False):
-            high_pass = F.conv2d(rgb, self.kernel, padding=1)
-        return torch.cat([rgb, high_pass], dim=1)
+        return torch.cat([rgb, high_pass(rgb)], dim=1)
 
     @torch.no_grad()
     def fit_high_pass(self, batches) -> None:
         """Set the high-pass channel's mean and standard deviation from batches of images."""
         count, total, total_of_squares = 0, 0.0, 0.0
         for images in batches:
-            high_pass = self.channels(images)[:, 3].double()
-            count += high_pass.numel()
-            total += float(high_pass.sum())
-            total_of_squares += float(high_pass.square().sum())
+            values = self.channels(images)[:, 3].double()
+            count += values.numel()
+            total += float(values.sum())
+            total_of_squares += float(values.square().sum())
         mean = total / count
         self.mean[0, 3] = mean
         # A floor for data without any edges: blank images must not divide by zero.
