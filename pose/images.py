@@ -59,6 +59,12 @@ def _decode_by_pillow(data: bytes, size: int) -> Tensor:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.draft("RGB", (2 * size, 2 * size))
+            if image.mode.startswith("I;16"):
+                # Pillow cuts 16-bit grey off at 255 when it converts: nearly all would be white.
+                return torch.from_numpy((np.asarray(image) >> 8).astype(np.uint8)).expand(3, -1, -1)
+            if image.mode == "P":
+                # Straight to RGB, Pillow warns of the transparency that is dropped.
+                image = image.convert("RGBA")
             rgb = np.array(image.convert("RGB"))
     except UnidentifiedImageError:
         raise BadImageError("not an image") from None
