@@ -20,7 +20,7 @@ from pose.files import locked, write_text
 from pose.images import BadImageError, read_image
 
 # Part of every key: raise it when the same files would be decoded to other bytes.
-FORMAT = 2
+FORMAT = 3
 
 # Shows that `done` of `total` images are decoded.
 Progress = Callable[[int, int], None]
@@ -84,8 +84,13 @@ def open_cache(
 def _key(files: Sequence[Path], size: int) -> str:
     digest = hashlib.sha256(f"{FORMAT} {size}".encode())
     for path in files:
-        stat = path.stat()
-        digest.update(f"\n{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+        try:
+            stat = path.stat()
+            version = f"{stat.st_size}\0{stat.st_mtime_ns}"
+        except OSError:
+            # A link to nowhere: one of the bad files, as everything that cannot be read.
+            version = "unreadable"
+        digest.update(f"\n{path.absolute()}\0{version}".encode())
     return f"{digest.hexdigest()[:20]}-{size}px"
 
 
