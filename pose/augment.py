@@ -9,6 +9,7 @@ instead of rounded to whole grey levels in between.
 import dataclasses
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -307,12 +308,11 @@ def mix_batch(
 
 
 def _sample_beta(alpha: float, generator: torch.Generator) -> Tensor:
-    """One draw of Beta(alpha, alpha); torch's own sampler takes no generator."""
-    # Jöhnk's method (1964): exact for every alpha, and quick for those up to 1 that mixing uses.
-    while True:
-        u, v = torch.rand(2, generator=generator, device=generator.device) ** (1 / alpha)
-        if 0 < float(u + v) <= 1:
-            return u / (u + v)
+    """One draw of Beta(alpha, alpha)."""
+    # torch's own sampler takes no generator, so NumPy's draws, seeded by it.
+    device = generator.device
+    seed = int(torch.randint(2**62, (), generator=generator, device=device))
+    return torch.tensor(np.random.default_rng(seed).beta(alpha, alpha), device=device).float()
 
 
 def _erase(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
