@@ -76,8 +76,9 @@ class Recipe:
         _check("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "positive")
         _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
         _check("clip_grad_norm", self.clip_grad_norm, self.clip_grad_norm >= 0, "at least 0")
-        _check("mixup_alpha", self.mixup_alpha, self.mixup_alpha >= 0, "at least 0")
-        _check("cutmix_alpha", self.cutmix_alpha, self.cutmix_alpha >= 0, "at least 0")
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            value = getattr(self, name)
+            _check(name, value, 0 <= value < math.inf, "at least 0")
         for name in ("label_smoothing", "ema_decay", "warmup_fraction"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
         _check("random_erasing", self.random_erasing, 0 <= self.random_erasing <= 1, "in [0, 1]")
