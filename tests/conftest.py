@@ -1,0 +1,80 @@
+"""What all tests share: tiny data that can be learned, and an environment that stays clean."""
+
+import csv
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Before anything imports MLflow, which reads them once.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["DO_NOT_TRACK"] = "1"
+
+FIRST_TEST_ID = 1000
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_root(tmp_path_factory) -> Path:
+    """Where decoded images go, instead of the home folder; subprocesses inherit it."""
+    root = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POSE_CACHE", str(root))
+        yield root
+
+
+def draw_stripes(class_index: int, num_classes: int, size: int, rng: np.random.Generator):
+    """Noisy stripes whose direction is the class: of two, vertical and horizontal."""
+    angle = np.pi * class_index / num_classes
+    axis = np.arange(size)
+    across = np.cos(angle) * axis + np.sin(angle) * axis[:, None]
+    wave = np.sin(2 * np.pi * across / 8 + rng.uniform(0, 2 * np.pi))
+    color = rng.uniform(30, 90, size=3)
+    pixels = 128 + wave[..., None] * color + rng.normal(0, 12, size=(size, size, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def write_dataset(
+    folder: Path,
+    *,
+    num_per_class: int | Sequence[int] = 20,
+    labels: Sequence[str] = ("0", "1"),
+    size: int = 32,
+    num_test: int = 12,
+    has_header: bool = True,
+    seed: int = 0,
+) -> Path:
+    """A data folder of striped JPGs; test_solution.csv has the truth about the test images.
+
+    Labelled ids are 0, 1, 2 and so on in random order of classes; test ids start at 1000.
+    """
+    rng = np.random.default_rng(seed)
+    counts = [num_per_class] * len(labels) if isinstance(num_per_class, int) else num_per_class
+    train = rng.permutation(np.repeat(np.arange(len(labels)), counts))
+    test = rng.permutation(np.arange(num_test) % len(labels))
+    for name, classes, first in (("train", train, 0), ("test", test, FIRST_TEST_ID)):
+        images = folder / f"{name}_images"
+        images.mkdir(parents=True)
+        with open(folder / f"{name}_solution.csv", "w", newline="", encoding="utf-8") as handle:
+            rows = csv.writer(handle, lineterminator="\n")
+            if has_header:
+                rows.writerow(["id", "label"])
+            for image_id, index in enumerate(classes.tolist(), start=first):
+                rows.writerow([image_id, labels[index]])
+                image = draw_stripes(index, len(labels), size, rng)
+                image.save(images / f"{image_id}.jpg", quality=90)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_dataset() -> Callable[..., Path]:
+    """`write_dataset`: makes a data folder of striped images and returns it."""
+    return write_dataset
+
+
+@pytest.fixture(scope="session")
+def stripes(tmp_path_factory) -> Path:
+    """40 and 20 labelled images of two classes, 12 test images. Not to be written to."""
+    return write_dataset(tmp_path_factory.mktemp("stripes") / "data", num_per_class=(40, 20))

@@ -1,0 +1,96 @@
+"""classes.csv: names, and what a horizontal flip makes of each class."""
+
+import pytest
+
+from pose.classes import NEVER_FLIPPED, read_classes, sorted_texts
+from pose.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def write(folder, text: str):
+    path = folder / "classes.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_without_the_file_a_flip_keeps_every_label(tmp_path):
+    classes = read_classes({"10", "9"}, tmp_path / "classes.csv")
+    assert classes.labels == classes.names == ("9", "10")
+    assert classes.mirrors == (0, 1)
+
+
+def test_mirrors_swap_keep_or_forbid(tmp_path):
+    path = write(
+        tmp_path,
+        "label,name,mirror\n3,Tree_right,2\n2,Tree_left,3\n1,Squat,1\n0,Warrior,\n",
+    )
+    classes = read_classes({"0", "1", "2", "3"}, path)
+    assert classes.labels == ("0", "1", "2", "3")
+    assert classes.names == ("Warrior", "Squat", "Tree_left", "Tree_right")
+    assert classes.mirrors == (NEVER_FLIPPED, 1, 3, 2)
+    assert classes.indices() == {"0": 0, "1": 1, "2": 2, "3": 3}
+
+
+def test_flipping_twice_gives_the_same_class(tmp_path):
+    path = write(tmp_path, "label,name,mirror\na,,c\nb,,b\nc,,a\nd,,e\ne,,d\n")
+    mirrors = read_classes(set("abcde"), path).mirrors
+    assert [mirrors[mirror] for mirror in mirrors] == list(range(5))
+    assert mirrors != tuple(range(5))
+
+
+def test_mirror_without_a_labelled_image_is_never_flipped(tmp_path):
+    path = write(tmp_path, "label,name,mirror\nleft,,right\nright,,left\nup,,up\n")
+    classes = read_classes({"left", "up"}, path)
+    assert classes.labels == ("left", "up")
+    assert classes.mirrors == (NEVER_FLIPPED, 1)
+
+
+def test_without_a_mirror_column_a_flip_keeps_the_label(tmp_path):
+    classes = read_classes({"a", "b"}, write(tmp_path, "label,name\nb,Plank\na,\n"))
+    assert classes.mirrors == (0, 1)
+    assert classes.names == ("a", "Plank"), "a label without a name is its own"
+
+
+def test_columns_are_found_by_name_behind_a_byte_order_mark(tmp_path):
+    path = write(tmp_path, "\ufeffMirror, Label , Name\nb, a, Left\na, b, Right\n")
+    classes = read_classes({"a", "b"}, path)
+    assert classes.names == ("Left", "Right")
+    assert classes.mirrors == (1, 0)
+
+
+def test_short_row_has_no_mirror(tmp_path):
+    classes = read_classes({"a", "b"}, write(tmp_path, "label,name,mirror\na,Left\nb,Up,b\n"))
+    assert classes.mirrors == (NEVER_FLIPPED, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("label,name,mirror\na,,a\n", "must have a row for every label, found none for b"),
+        ("label,name,mirror\na,,a\nb,,b\na,,a\n", "one row a label, found a twice"),
+        ("label,name,mirror\na,,b\nb,,b\n", "a has the mirror b, whose mirror is b"),
+        ("label,name,mirror\na,,b\nb,,\n", "a has the mirror b, whose mirror is empty"),
+        ("label,name,mirror\na,,z\nb,,b\n", "mirror of a must be one of a, b, got 'z'"),
+        ("name,mirror\na,a\nb,b\n", "must have the columns label,name,mirror, found name,mirror"),
+        ("", "must have the columns label,name,mirror, found "),
+    ],
+)
+def test_file_that_cannot_be_right_is_an_error(tmp_path, text, message):
+    with pytest.raises(InputError) as caught:
+        read_classes({"a", "b"}, write(tmp_path, text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "ordered"),
+    [
+        (["10", "9", "-1", "09"], ["-1", "09", "9", "10"]),
+        (["10", "9", "a"], ["10", "9", "a"]),
+        (["1.5", "10", "9"], ["1.5", "10", "9"]),
+        ([], []),
+    ],
+)
+def test_texts_are_sorted_by_value_only_where_all_are_whole_numbers(texts, ordered):
+    assert sorted_texts(texts) == ordered
