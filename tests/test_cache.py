@@ -1,0 +1,174 @@
+"""Decoded images on disk: built once, shared, never half."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pose.cache import default_cache_root, open_cache
+from pose.images import read_image
+
+pytestmark = [
+    pytest.mark.filterwarnings("error"),
+    # torchvision 0.29 warns of leaving decoding to torchcodec.
+    pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning"),
+]
+PROJECT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def files(make_dataset, tmp_path) -> list[Path]:
+    folder = make_dataset(tmp_path / "data", num_per_class=35, size=16, num_test=0)
+    return sorted((folder / "train_images").iterdir())
+
+
+def state_of(root: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of modification of each file of the caches, lock files apart."""
+    return {
+        str(path.relative_to(root)): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in root.rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    }
+
+
+def test_cache_holds_the_decoded_images_in_the_order_of_the_files(files, tmp_path):
+    asked = files[::-1]
+    cache = open_cache(asked, 12, cache_root=tmp_path / "cache")
+    assert cache.images.shape == (70, 3, 12, 12)
+    assert cache.images.dtype == torch.uint8
+    expected = torch.stack([read_image(path.read_bytes(), 12) for path in asked])
+    assert torch.equal(cache.images, expected)
+    assert cache.digests[0] == hashlib.sha256(asked[0].read_bytes()).hexdigest()
+    assert cache.bad == {}
+
+
+def test_second_opening_builds_nothing(files, tmp_path):
+    root = tmp_path / "cache"
+    first = open_cache(files, 12, cache_root=root)
+    before = state_of(root)
+
+    def never(done, total):
+        raise AssertionError("built again")
+
+    second = open_cache(files, 12, cache_root=root, progress=never)
+    assert torch.equal(first.images, second.images)
+    assert first.digests == second.digests
+    assert state_of(root) == before
+
+
+def test_other_size_or_other_files_are_another_cache(files, tmp_path):
+    root = tmp_path / "cache"
+    for asked, size in ((files, 12), (files, 10), (files[1:], 12)):
+        assert open_cache(asked, size, cache_root=root).images.shape == (len(asked), 3, size, size)
+    assert sum(path.is_dir() for path in root.iterdir()) == 3
+
+
+def test_changed_file_gives_a_new_cache(files, tmp_path):
+    before = open_cache(files, 12, cache_root=tmp_path / "cache")
+    files[0].write_bytes(files[1].read_bytes())
+    after = open_cache(files, 12, cache_root=tmp_path / "cache")
+    assert torch.equal(after.images[0], before.images[1])
+    assert not torch.equal(before.images[0], before.images[1])
+    assert after.digests[0] == before.digests[1]
+
+
+def test_writing_to_the_images_leaves_the_file_alone(files, tmp_path):
+    images = open_cache(files, 12, cache_root=tmp_path / "cache").images
+    original = images[0].clone()
+    images[0] = 255 - original
+    assert torch.equal(open_cache(files, 12, cache_root=tmp_path / "cache").images[0], original)
+
+
+def test_number_of_threads_changes_nothing(files, tmp_path):
+    one = open_cache(files, 12, cache_root=tmp_path / "one", num_workers=1)
+    four = open_cache(files, 12, cache_root=tmp_path / "four", num_workers=4)
+    assert torch.equal(one.images, four.images)
+    assert one.digests == four.digests
+
+
+def test_bad_files_are_reported_by_row_and_reading_them_again_says_the_same(files, tmp_path):
+    files[2].write_bytes(b"")
+    files[5].write_bytes(files[5].read_bytes()[:200])
+    files[7].unlink()
+    files[7].symlink_to("nowhere.jpg")
+    for _ in range(2):
+        cache = open_cache(files, 12, cache_root=tmp_path / "cache")
+        assert list(cache.bad) == [2, 5, 7]
+        assert cache.bad[2] == "an empty file"
+        assert "runcated" in cache.bad[5]
+        assert torch.equal(cache.images[6], read_image(files[6].read_bytes(), 12))
+
+
+def test_mended_link_gives_a_new_cache(files, tmp_path):
+    target = files[0].with_name("target")
+    files[0].rename(target)
+    files[0].symlink_to("nowhere")
+    assert list(open_cache(files, 12, cache_root=tmp_path / "cache").bad) == [0]
+    files[0].unlink()
+    files[0].symlink_to(target)
+    assert open_cache(files, 12, cache_root=tmp_path / "cache").bad == {}
+
+
+def test_progress_counts_images_up_to_all(files, tmp_path):
+    told = []
+    open_cache(files, 12, cache_root=tmp_path / "cache", progress=lambda *pair: told.append(pair))
+    assert told == [(64, 70), (70, 70)]
+
+
+def test_interrupted_build_is_no_cache_and_the_next_one_is_whole(files, tmp_path):
+    root = tmp_path / "cache"
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_cache(files, 12, cache_root=root, num_workers=1, progress=interrupt)
+    assert not list(root.rglob("index.json"))
+    told = []
+    cache = open_cache(files, 12, cache_root=root, progress=lambda *pair: told.append(pair))
+    assert told, "it was not built anew"
+    assert torch.equal(cache.images[-1], read_image(files[-1].read_bytes(), 12))
+
+
+BUILD_TWICE = """
+import multiprocessing, pathlib, sys
+from pose.cache import open_cache
+files = sorted(pathlib.Path(sys.argv[1]).iterdir())
+forks = multiprocessing.get_context("fork")
+start, answers = forks.Barrier(2), forks.Queue()
+def build():
+    told = []
+    start.wait()
+    cache = open_cache(files, 12, progress=lambda done, total: told.append(done))
+    answers.put((bool(told), int(cache.images.sum())))
+builders = [forks.Process(target=build) for _ in range(2)]
+for builder in builders:
+    builder.start()
+print(sorted(answers.get(timeout=30) for _ in builders))
+"""
+
+
+def test_two_processes_at_once_build_one_cache(files, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD_TWICE, str(files[0].parent)],
+        cwd=PROJECT,
+        env={**os.environ, "POSE_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    expected = sum(int(read_image(path.read_bytes(), 12).sum()) for path in files)
+    assert done.stdout == f"[(False, {expected}), (True, {expected})]\n", done.stderr
+    assert len(list((tmp_path / "cache").glob("*/index.json"))) == 1
+
+
+def test_environment_says_where_caches_lie(monkeypatch, tmp_path):
+    monkeypatch.setenv("POSE_CACHE", str(tmp_path))
+    assert default_cache_root() == tmp_path
+    monkeypatch.setenv("POSE_CACHE", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache_root() == tmp_path / ".cache" / "pose"

@@ -1,0 +1,70 @@
+"""Which rows train and which validate."""
+
+import numpy as np
+import pytest
+from sklearn.model_selection import train_test_split
+
+from pose.errors import InputError
+from pose.split import split_indices
+
+pytestmark = pytest.mark.filterwarnings("error")
+# 60, 30 and 10 of three classes, mixed.
+LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [60, 30, 10]))
+
+
+def test_every_row_is_on_one_side():
+    train, val = split_indices(LABELS, val_fraction=0.2, split_seed=0)
+    assert (len(train), len(val)) == (80, 20)
+    assert sorted([*train, *val]) == list(range(100))
+    assert (np.diff(train) > 0).all() and (np.diff(val) > 0).all()
+
+
+def test_classes_have_their_share_on_both_sides():
+    train, val = split_indices(LABELS, val_fraction=0.2, split_seed=0)
+    assert np.bincount(LABELS[train]).tolist() == [48, 24, 8]
+    assert np.bincount(LABELS[val]).tolist() == [12, 6, 2]
+
+
+@pytest.mark.parametrize(("val_fraction", "split_seed"), [(0.2, 0), (0.2, 76), (0.33, 100)])
+def test_split_is_that_of_scikit_learn(val_fraction, split_seed):
+    """The original's: `train_test_split(..., random_state=seed, stratify=labels)`."""
+    expected = train_test_split(
+        np.arange(100), test_size=val_fraction, random_state=split_seed, stratify=LABELS
+    )
+    found = split_indices(LABELS, val_fraction=val_fraction, split_seed=split_seed)
+    assert [set(rows) for rows in found] == [set(rows) for rows in expected]
+
+
+def test_same_seed_gives_the_same_split_and_another_another():
+    (_, first), (_, again), (_, other) = (
+        split_indices(LABELS, val_fraction=0.2, split_seed=seed) for seed in (5, 5, 6)
+    )
+    assert first.tolist() == again.tolist()
+    assert first.tolist() != other.tolist()
+
+
+def test_single_member_of_a_class_trains():
+    labels = np.append(LABELS, 3)
+    for split_seed in range(10):
+        train, val = split_indices(labels, val_fraction=0.5, split_seed=split_seed)
+        assert 100 in train
+        assert 100 not in val
+        assert len(train) + len(val) == 101
+
+
+def test_class_index_without_rows_is_no_class():
+    train, val = split_indices(np.array([0, 0, 2, 2]), val_fraction=0.5, split_seed=0)
+    assert (len(train), len(val)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "val_fraction", "message"),
+    [
+        ([0, 0, 1, 1], 0.2, "each of 2 classes on both sides, got 0.2 of 4 rows"),
+        ([0, 0, 1, 1], 0.9, "each of 2 classes on both sides, got 0.9 of 4 rows"),
+        ([0, 1, 2], 0.5, "each of 0 classes on both sides, got 0.5 of 0 rows"),
+    ],
+)
+def test_too_few_rows_are_an_error(labels, val_fraction, message):
+    with pytest.raises(InputError, match=message):
+        split_indices(np.array(labels), val_fraction=val_fraction, split_seed=0)
