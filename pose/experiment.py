@@ -316,8 +316,6 @@ def _log_summary(
         # Of the sample: seeds are a sample of what the recipe can give.
         "val_f1_std": float(scores.std(ddof=1)) if len(scores) > 1 else 0.0,
         "val_f1_best": best.val_f1,
-        "best_seed": best.seed,
-        "num_seeds": len(scored),
     }
     path = folder / "seeds.png"
     histories = {result.seed: result.history for result in scored}

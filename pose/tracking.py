@@ -467,7 +467,8 @@ def fetch_member(client: mlflow.MlflowClient, member: RegisteredMember, folder: 
     repository = get_artifact_repository(source)
     folder.mkdir(parents=True, exist_ok=True)
     for name in (seed_folder.CONFIG, seed_folder.WEIGHTS):
-        shutil.move(repository.download_artifacts(f"extra_files/{name}"), folder / name)
+        # Copied: of a store on this machine this is the path of the artifact itself.
+        shutil.copy(repository.download_artifacts(f"extra_files/{name}"), folder / name)
     client.download_artifacts(member.run_id, seed_folder.VAL_PREDICTIONS, str(folder))
 
 
@@ -571,13 +572,20 @@ def artifact_uri(client: mlflow.MlflowClient, run_id: str, name: str) -> str:
 
 
 def seeds_page(client: mlflow.MlflowClient, parent_run_id: str) -> str:
-    """Address of the page that compares the seeds of a training, in charts."""
+    """Address of the page that compares the seeds of a training, in charts, best seed first.
+
+    Sorted by anything but time, MLflow's page shows children as rows of their own; in its usual
+    order they stay folded below their parent and out of the charts.
+    """
     experiment_id = client.get_run(parent_run_id).info.experiment_id
     uri = mlflow.get_tracking_uri()
     base = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     query = urllib.parse.urlencode(
         {
+            "workflowType": "machine_learning",
             "searchFilter": f"tags.parent_run_id = '{parent_run_id}'",
+            "orderByKey": "metrics.`val_f1`",
+            "orderByAsc": "false",
             "compareRunsMode": "CHART",
         },
         quote_via=urllib.parse.quote,

@@ -1,0 +1,95 @@
+"""A copy of the project in a folder of its own, and its commands as a user types them."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import Run
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("pose", "entrypoints", "MLproject", "conda.yaml", "requirements.txt")
+
+
+class Project:
+    """The project in `folder`, with its own store, outputs and stop file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        for part in PARTS:
+            if (ROOT / part).is_dir():
+                ignore = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / part, folder / part, ignore=ignore)
+            else:
+                shutil.copy(ROOT / part, folder)
+        self.store = f"sqlite:///{folder / 'mlflow.db'}"
+
+    def _environment(self) -> dict[str, str]:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_RUN")}
+        kept.pop("MLFLOW_TRACKING_URI", None)
+        return {**kept, "PATH": path}
+
+    def start(self, *command: str) -> subprocess.Popen:
+        """Start a command in the project's folder."""
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *command: str, code: int = 0) -> str:
+        """Run a command to its end; its standard output."""
+        process = self.start(*command)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
+        return out if code == 0 else out + err
+
+    def mlflow_run(self, entry_point: str, **parameters: object) -> str:
+        """`mlflow run . -e entry_point -P ...` in this environment."""
+        pairs = [part for k, v in parameters.items() for part in ("-P", f"{k}={v}")]
+        command = ("mlflow", "run", ".", "-e", entry_point, "--env-manager", "local", *pairs)
+        return self.run(*command)
+
+    def train_command(self, **options: object) -> list[str]:
+        """`python -m entrypoints.train --...`."""
+        pairs = [part for k, v in options.items() for part in (f"--{k}", str(v))]
+        return [sys.executable, "-m", "entrypoints.train", *pairs]
+
+    def client(self) -> mlflow.MlflowClient:
+        """A client of the project's store."""
+        return mlflow.MlflowClient(tracking_uri=self.store, registry_uri=self.store)
+
+    def runs(self, kind: str, **tags: str) -> list[Run]:
+        """The runs of a kind, oldest first."""
+        wanted = {"kind": kind, **tags}
+        text = " and ".join(f"tags.{key} = '{value}'" for key, value in wanted.items())
+        return self.client().search_runs(["0"], text, order_by=["attributes.start_time ASC"])
+
+    def children(self, parent: Run) -> list[Run]:
+        """The seeds of a training, oldest first."""
+        return self.runs("seed", parent_run_id=parent.info.run_id)
+
+    def history(self, run: str, seed: int) -> list[dict[str, str]]:
+        """The rows of a seed's training_history.csv; none where it is not there yet."""
+        path = self.folder / "outputs" / run / f"seed_{seed}" / "training_history.csv"
+        if not path.exists():
+            return []
+        with open(path, newline="", encoding="utf-8") as handle:
+            return list(csv.DictReader(handle))
+
+    def wait_for_epochs(self, process: subprocess.Popen, run: str, seed: int, count: int) -> None:
+        """Wait until a training in the background has completed epochs."""
+        deadline = time.monotonic() + 120
+        while len(self.history(run, seed)) < count:
+            assert process.poll() is None, "".join(process.communicate())
+            assert time.monotonic() < deadline, "the training makes no progress"
+            time.sleep(0.02)

@@ -1,0 +1,288 @@
+"""The whole thing through `mlflow run`, on small data, with its own store."""
+
+import csv
+import subprocess
+import sys
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from project import Project
+from sklearn.metrics import f1_score
+
+from pose import seed_folder, voting
+
+METRICS = {
+    "train_loss",
+    "train_acc",
+    "train_f1",
+    "val_loss",
+    "val_acc",
+    "val_f1",
+    "learning_rate",
+    "time/epoch_seconds",
+    "time/images_per_second",
+}
+FILES = {
+    "config.json",
+    "confusion_matrix.png",
+    "last_ckpt.pth",
+    "pose_cnn.pth",
+    "training_history.csv",
+    "training_history.png",
+    "val_predictions.csv",
+}
+SEEDS = (7, 8)
+NUM_EPOCHS = 3
+# ensemble_1 with changes that make it small; with a shared split, so that 60 rows are honest.
+SMALL = {
+    "run": "ensemble_1",
+    "seeds": "7,8",
+    "num_epochs": NUM_EPOCHS,
+    "image_size": 32,
+    "split_seed": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, make_dataset):
+    folder = tmp_path_factory.mktemp("project_data") / "data"
+    return make_dataset(folder, num_per_class=(200, 100), size=40, num_test=20)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, data) -> Project:
+    """A project that has trained two seeds through `mlflow run`."""
+    made = Project(tmp_path_factory.mktemp("project") / "pose")
+    made.output = made.mlflow_run("train", dataset=data, **SMALL)
+    return made
+
+
+@pytest.fixture(scope="module")
+def votes(project, data) -> dict[str, str]:
+    """What `mlflow run . -e ensemble` printed, by voting."""
+    return {
+        rule: project.mlflow_run(
+            "ensemble", run="ensemble_1", voting=rule, out_path=f"{rule}.csv", dataset=data
+        )
+        for rule in ("soft", "hard")
+    }
+
+
+def test_seeds_are_nested_runs_below_the_run_of_mlflow_run(project):
+    (parent,) = project.runs("train")
+    assert parent.info.run_name == "ensemble_1"
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["run"] == "ensemble_1"
+    assert parent.data.tags["mlflow.project.entryPoint"] == "train"
+    children = project.children(parent)
+    assert [child.info.run_name for child in children] == ["seed_7", "seed_8"]
+    for child, seed in zip(children, SEEDS, strict=True):
+        tags = child.data.tags
+        assert child.info.status == "FINISHED"
+        assert tags["mlflow.parentRunId"] == parent.info.run_id
+        assert tags["stop_reason"] == "epochs"
+        assert (tags["seed"], tags["model"], tags["run"]) == (str(seed), "simple_cnn", "ensemble_1")
+
+
+def test_a_changed_frozen_run_says_so(project):
+    (parent,) = project.runs("train")
+    assert parent.data.tags["is_changed"] == "true"
+    assert "ensemble_1 with" in parent.data.tags["recipe"]
+    assert "num_epochs=3" in parent.data.tags["recipe"]
+    for child in project.children(parent):
+        assert child.data.tags["recipe"] == parent.data.tags["recipe"]
+
+
+def test_every_metric_stands_at_every_epoch(project):
+    (parent,) = project.runs("train")
+    for child, seed in zip(project.children(parent), SEEDS, strict=True):
+        assert set(child.data.metrics) >= METRICS
+        rows = project.history("ensemble_1", seed)
+        for name in METRICS:
+            history = project.client().get_metric_history(child.info.run_id, name)
+            assert [metric.step for metric in history] == [1, 2, 3]
+            recorded = [metric.value for metric in history]
+            column = name.removeprefix("time/")
+            assert recorded == pytest.approx([float(row[column]) for row in rows])
+
+
+def test_every_setting_of_the_recipe_is_a_parameter(project):
+    (parent,) = project.runs("train")
+    child = project.children(parent)[0]
+    params = child.data.params
+    expected = {
+        "seed": "7",
+        "model": "simple_cnn",
+        "augmentation": "ensemble_1",
+        "image_size": "32",
+        "batch_size": "64",
+        "learning_rate": "0.001",
+        "num_epochs": "3",
+        "patience": "15",
+        "optimizer": "adam",
+        "val_fraction": "0.2",
+        "split_seed": "0",
+    }
+    assert {key: params.get(key) for key in expected} == expected
+
+
+def test_the_parent_carries_the_summary(project):
+    (parent,) = project.runs("train")
+    scores = [child.data.metrics["best_val_f1"] for child in project.children(parent)]
+    assert parent.data.metrics["val_f1_mean"] == pytest.approx(np.mean(scores))
+    assert parent.data.metrics["val_f1_std"] == pytest.approx(np.std(scores, ddof=1))
+    assert parent.data.tags["best_seed"] == str(SEEDS[int(np.argmax(scores))])
+    note = parent.data.tags["mlflow.note.content"]
+    assert all(f"| {seed} |" in note for seed in SEEDS)
+    names = {item.path for item in project.client().list_artifacts(parent.info.run_id)}
+    assert names == {"data_report.txt", "seeds.png"}
+
+
+def test_files_lie_in_mlflow_and_in_the_output_folder(project):
+    (parent,) = project.runs("train")
+    for child, seed in zip(project.children(parent), SEEDS, strict=True):
+        folder = project.folder / "outputs" / "ensemble_1" / f"seed_{seed}"
+        assert {path.name for path in folder.iterdir()} == FILES
+        assert {i.path for i in project.client().list_artifacts(child.info.run_id)} == FILES
+        with Image.open(folder / "training_history.png") as picture:
+            assert picture.width > 1000
+        header = (folder / "training_history.csv").read_text().splitlines()[0]
+        assert header == (
+            "epoch,train_loss,train_acc,train_f1,val_loss,val_acc,val_f1,"
+            "learning_rate,epoch_seconds,images_per_second"
+        )
+
+
+def test_validation_predictions_give_the_score_that_was_logged(project):
+    (parent,) = project.runs("train")
+    for child, seed in zip(project.children(parent), SEEDS, strict=True):
+        path = project.folder / "outputs" / "ensemble_1" / f"seed_{seed}" / "val_predictions.csv"
+        predictions = seed_folder.read_predictions(path)
+        assert predictions.probs.shape == (60, 2)
+        np.testing.assert_allclose(predictions.probs.sum(axis=1), 1, atol=1e-5)
+        preds = predictions.probs.argmax(axis=1)
+        score = f1_score(predictions.labels, preds, average="macro")
+        assert score == pytest.approx(child.data.metrics["best_val_f1"])
+
+
+def test_the_data_is_an_input_of_each_seed_with_one_digest(project):
+    (parent,) = project.runs("train")
+    digests = set()
+    for child in project.children(parent):
+        (entry,) = child.inputs.dataset_inputs
+        digests.add(entry.dataset.digest)
+    assert digests == {parent.data.tags["dataset_digest"]}
+
+
+def test_each_seed_is_a_registered_version_with_tags(project):
+    (parent,) = project.runs("train")
+    versions = project.client().search_model_versions("name = 'pose'")
+    by_seed = {version.tags["seed"]: version for version in versions}
+    assert set(by_seed) == {"7", "8"}
+    for child in project.children(parent):
+        version = by_seed[child.data.tags["seed"]]
+        assert version.run_id == child.info.run_id
+        assert version.tags["run"] == "ensemble_1"
+        assert version.tags["model"] == "simple_cnn"
+        assert version.tags["parent_run_id"] == parent.info.run_id
+        assert version.tags["dataset_digest"] == parent.data.tags["dataset_digest"]
+        assert float(version.tags["val_f1"]) == pytest.approx(
+            child.data.metrics["best_val_f1"], abs=1e-6
+        )
+
+
+def test_the_link_to_the_seeds_is_printed(project):
+    (parent,) = project.runs("train")
+    assert f"tags.parent_run_id%20%3D%20%27{parent.info.run_id}%27" in project.output
+
+
+@pytest.mark.parametrize("rule", ["soft", "hard"])
+def test_a_vote_is_that_of_the_registered_models(project, votes, data, rule):
+    """predictions.csv against models loaded by MLflow, voting on the raw images."""
+    images = [
+        torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+        for path in sorted((data / "test_images").iterdir(), key=lambda path: int(path.stem))
+    ]
+    with open(project.folder / f"{rule}.csv", newline="") as handle:
+        header, *rows = csv.reader(handle)
+    assert header == ["id", "label"]
+    assert [row[0] for row in rows] == [str(image_id) for image_id in range(1000, 1020)]
+    probs = []
+    for version in (1, 2):
+        model = load_member(project, version)
+        with torch.no_grad():
+            probs.append(model(torch.stack(images)).softmax(dim=1).numpy())
+    expected = voting.combine_probs(np.stack(probs), rule).argmax(axis=1)
+    # The cache and bfloat16 move probabilities by less than a hundredth.
+    is_clear = np.abs(np.stack(probs)[:, :, 0] - 0.5).min(axis=0) > 0.02
+    assert is_clear.sum() > 10
+    ours = np.array([int(row[1]) for row in rows])
+    np.testing.assert_array_equal(ours[is_clear], expected[is_clear])
+
+
+def load_member(project, version):
+    mlflow.set_tracking_uri(project.store)
+    try:
+        return mlflow.pytorch.load_model(f"models:/pose/{version}").eval()
+    finally:
+        mlflow.set_tracking_uri(None)
+
+
+def test_a_vote_is_recorded_with_members_agreement_and_an_honest_score(project, votes):
+    soft, hard = project.runs("ensemble")
+    for run, rule in ((soft, "soft"), (hard, "hard")):
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["voting"] == rule
+        assert run.data.tags["members"] == "models:/pose/1,models:/pose/2"
+        assert run.data.metrics["val_rows"] == 60
+        assert 0.3 < run.data.metrics["val_f1"] <= 1
+        assert 0 <= run.data.metrics["unanimity"] <= run.data.metrics["agreement_mean"] <= 1
+        names = {item.path for item in project.client().list_artifacts(run.info.run_id)}
+        assert names == {"predictions.csv", "members.csv", "ensemble_probs.csv"}
+        assert "that no member trained on" in votes[rule]
+    assert len(project.client().search_model_versions("name = 'pose-ensemble'")) == 2
+
+
+def test_a_model_loads_in_a_folder_that_is_not_the_project(project, tmp_path):
+    script = f"""
+import mlflow, torch
+mlflow.set_tracking_uri({project.store!r})
+model = mlflow.pytorch.load_model("models:/pose/1")
+assert model.labels == ("0", "1")
+model.eval().to("cpu")
+with torch.no_grad():
+    whole = model(torch.randint(0, 256, (3, 3, 57, 91), dtype=torch.uint8))
+    floats = model(torch.rand(1, 3, 32, 32))
+assert whole.shape == (3, 2) and floats.shape == (1, 2)
+model.train()
+model(torch.rand(2, 3, 32, 32)).sum().backward()
+print(type(model).__module__)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "pose.models.classifier"
+
+
+def test_another_training_of_the_run_keeps_the_first(project, data, votes):
+    """Must stay the last test that trains here: it adds a parent and versions."""
+    out = project.run(*project.train_command(dataset=data, **SMALL))
+    first, second = project.runs("train")
+    assert second.info.run_id != first.info.run_id
+    assert len(project.client().search_model_versions("name = 'pose'")) == 4
+    kept = project.folder / "outputs" / f"ensemble_1.{first.info.run_id[:15]}"
+    assert str(kept.relative_to(project.folder)) in out
+    assert {path.name for path in (kept / "seed_7").iterdir()} == FILES
+    # The same recipe on the same data: the same model, bit for bit.
+    old = torch.load(kept / "seed_7" / "pose_cnn.pth", weights_only=True)
+    new = torch.load(
+        project.folder / "outputs" / "ensemble_1" / "seed_7" / "pose_cnn.pth", weights_only=True
+    )
+    assert all(torch.equal(old[name], new[name]) for name in old)
+    again = project.mlflow_run("ensemble", run="ensemble_1", dataset=data)
+    assert "models:/pose/3" in again
+    assert "models:/pose/1" not in again
