@@ -1,0 +1,283 @@
+"""The rules that hold the project together: MLproject, options, defaults, and imports."""
+
+import ast
+import dataclasses
+import importlib
+import os
+import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from entrypoints.options import NOT_GIVEN
+from pose.config import Recipe, Setup
+
+pytestmark = pytest.mark.filterwarnings("error")
+PROJECT = Path(__file__).parents[1]
+MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))
+ENTRY_POINTS = MLPROJECT["entry_points"]
+COMMANDS = ("train", "ensemble", "data")
+PARAMETERS = [
+    (entry, name) for entry, spec in ENTRY_POINTS.items() for name in spec.get("parameters", {})
+]
+
+
+def options_of(entry: str) -> dict[str, click.Option]:
+    return {option.name: option for option in entry_module(entry).main.params}
+
+
+def entry_module(entry: str):
+    return importlib.import_module(f"entrypoints.{entry}")
+
+
+# MLproject
+
+
+def test_every_entry_point_runs_its_module():
+    assert set(ENTRY_POINTS) >= {"main", *COMMANDS}
+    for entry, spec in ENTRY_POINTS.items():
+        assert spec["command"].split()[:3] == ["python", "-m", f"entrypoints.{entry}"]
+        assert callable(entry_module(entry).main)
+
+
+@pytest.mark.parametrize(("entry", "name"), PARAMETERS)
+def test_declared_parameter_is_forwarded_to_an_option_with_the_same_default(entry, name):
+    # An option that is declared and not forwarded would be logged by MLflow all the same.
+    assert f"--{name} {{{name}}}" in ENTRY_POINTS[entry]["command"]
+    option = options_of(entry)[name]
+    declared = ENTRY_POINTS[entry]["parameters"][name]["default"]
+    assert isinstance(declared, str), "YAML made a number of it"
+    # An empty text is what mlflow run passes on for a parameter without a default.
+    assert declared == ("" if option.default is NOT_GIVEN else option.default)
+
+
+@pytest.mark.parametrize("entry", ENTRY_POINTS)
+def test_command_forwards_declared_parameters_only(entry):
+    forwarded = re.findall(r"{(\w+)}", ENTRY_POINTS[entry]["command"])
+    assert forwarded == list(ENTRY_POINTS[entry].get("parameters", {}))
+
+
+def test_environment_file_is_there():
+    assert (PROJECT / MLPROJECT["conda_env"]).is_file()
+
+
+# Options
+
+
+@pytest.mark.parametrize("entry", COMMANDS)
+def test_every_option_has_both_spellings(entry):
+    for name, option in options_of(entry).items():
+        # -P batch_size=3 arrives as --batch_size 3.
+        assert set(option.opts) == {f"--{name}", f"--{name.replace('_', '-')}"}
+
+
+FIELDS = [field for part in (Recipe, Setup) for field in dataclasses.fields(part)]
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_every_setting_is_an_option_of_train_that_shows_its_default(field):
+    option = options_of("train")[field.name]
+    assert option.default is NOT_GIVEN, "the default stands in the dataclass alone"
+    assert option.help.startswith(field.metadata["help"])
+    shown = re.search(r"\[default: (.*)\]$", option.help)
+    if field.default is None:
+        assert shown is None
+    else:
+        assert option.type.convert(shown[1], option, None) == field.default
+
+
+@pytest.mark.parametrize("entry", COMMANDS)
+def test_options_of_all_commands_with_a_settings_name_are_that_setting(entry):
+    train = options_of("train")
+    for name, option in options_of(entry).items():
+        if name in {field.name for field in FIELDS}:
+            assert option.help == train[name].help
+
+
+@pytest.mark.parametrize("entry", ["ensemble", "data"])
+def test_shown_default_is_the_one_that_applies(entry):
+    for option in options_of(entry).values():
+        shown = re.search(r"\[default: (.*)\]$", option.help)
+        if option.default not in (NOT_GIVEN, False):
+            assert option.type.convert(shown[1], option, None) == option.default
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        ("seeds", "76,100", (76, 100)),
+        ("seeds", "76", (76,)),
+        ("split_seed", "none", None),
+        ("split_seed", "7", 7),
+        ("learning_rate", "1e-3", 0.001),
+        ("pretrained", "True", True),
+        ("pretrained", "no", False),
+        ("num_epochs", "", NOT_GIVEN),
+        ("run_name", "", NOT_GIVEN),
+    ],
+)
+def test_texts_of_a_command_line_become_values(option, text, value):
+    option = options_of("train")[option]
+    assert option.type.convert(text, option, None) == value
+
+
+# Starting
+
+
+def run_python(code: str, *arguments: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::SyntaxWarning", "-c", code, *arguments],
+        cwd=environment.pop("cwd", PROJECT),
+        env={**os.environ, "PYTHONPATH": str(PROJECT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+RUN_AS_MAIN = """
+import runpy, sys
+del sys.argv[0]
+try:
+    runpy.run_module(f"entrypoints.{sys.argv[0]}", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    assert not end.code, end.code
+print("heavy:", sorted({"torch", "mlflow", "pandas", "sklearn"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("entry", "argument", "text"),
+    [
+        ("train", "--help", "--batch-size"),
+        ("ensemble", "--help", "--voting"),
+        ("data", "--help", "--draw-seed"),
+        ("main", "", "mlflow run . -e train"),
+        ("train", "--list", "the original's leaderboard F1: soft 0.93749, hard 0.93358"),
+        ("train", "--dry-run", "num_epochs: 30"),
+    ],
+)
+def test_quick_answers_wait_for_no_heavy_library(entry, argument, text):
+    answer = run_python(RUN_AS_MAIN, entry, *filter(None, [argument]))
+    assert text in answer
+    assert answer.endswith("heavy: []\n")
+
+
+IMPORT_ALL = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+import mlflow
+print(mlflow.active_run())
+"""
+
+
+def test_importing_any_module_leaves_nothing_behind(tmp_path):
+    home, work, other = (tmp_path / name for name in ("home", "work", "other"))
+    for folder in (home, work, other):
+        folder.mkdir()
+    answer = run_python(
+        IMPORT_ALL,
+        *IMPORTS,
+        cwd=work,
+        HOME=str(home),
+        POSE_CACHE=str(home / "pose"),
+        MPLCONFIGDIR=str(other),
+        TORCH_HOME=str(home / "torch"),
+    )
+    assert answer == "None\n"
+    assert list(work.iterdir()) == []
+    assert list(home.rglob("*")) == []
+
+
+# Imports
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PROJECT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {
+    module_name(path): path
+    for folder in ("pose", "entrypoints")
+    for path in sorted((PROJECT / folder).rglob("*.py"))
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that is imported at work, inside functions too; not for type checkers alone."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            submodules = whole & set(SOURCES)
+            found.update(submodules)
+            if len(submodules) < len(node.names):
+                found.add(node.module)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+IMPORTS = {name: imports_of(path) for name, path in SOURCES.items()}
+
+
+def packages_of(name: str) -> set[str]:
+    return {imported.partition(".")[0] for imported in IMPORTS[name]}
+
+
+def test_one_module_speaks_to_mlflow():
+    assert [name for name in IMPORTS if "mlflow" in packages_of(name)] == ["pose.tracking"]
+
+
+def test_training_needs_no_mlflow():
+    needed, waiting = set(), {"pose.seed"}
+    while waiting:
+        name = waiting.pop()
+        needed.add(name)
+        waiting |= {other for other in IMPORTS[name] if other in SOURCES} - needed
+    assert "pose.training" in needed
+    assert "pose.tracking" not in needed
+
+
+def test_models_can_travel_with_torch_alone():
+    allowed = {"torch", "torchvision", *sys.stdlib_module_names}
+    names = [name for name in IMPORTS if name.startswith("pose.models")]
+    assert len(names) > 3
+    for name in names:
+        assert packages_of(name) - {"pose"} <= allowed
+        own = {imported for imported in IMPORTS[name] if imported.split(".")[0] == "pose"}
+        assert all(imported.startswith("pose.models") for imported in own)
+
+
+def test_nothing_imports_an_entry_point():
+    importing = {name for name in IMPORTS if "entrypoints" in packages_of(name)}
+    assert all(name.startswith("entrypoints.") for name in importing)
+    assert importing, "entry points share their options"
+
+
+def test_imports_go_one_way():
+    graph = {
+        name: {other for other in imported if other in SOURCES}
+        for name, imported in IMPORTS.items()
+    }
+    assert graph["pose.experiment"] >= {"pose.tracking", "pose.seed"}
+    # Raises CycleError, which names the circle. A package's own list of its modules is none.
+    order = list(TopologicalSorter(graph).static_order())
+    assert set(order) == set(SOURCES)
