@@ -8,6 +8,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pose.errors import InputError
 from pose.files import locked, write_text
 from pose.images import BadImageError, read_image
 
@@ -63,8 +65,18 @@ def open_cache(
     Args:
         num_workers: threads that decode; 0: one per core.
         progress: called while building, from this thread.
+
+    Raises:
+        InputError: the cache's folder cannot be written to, or its disk is full.
     """
     root = cache_root or default_cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cache_root must be a folder that can be written to, got {str(root)!r} "
+            f"({error.strerror}): give another --cache-root"
+        ) from error
     folder = root / _key(files, size)
     if not (folder / "index.json").exists():
         with locked(root / f"{folder.name}.lock"):
@@ -102,8 +114,15 @@ def _build(
     folder.mkdir(parents=True)
     shape = (len(files), 3, size, size)
     with open(folder / "images.u8", "wb") as handle:
-        # Taken now: a disk that fills up later would kill the process at a write to the map.
-        os.posix_fallocate(handle.fileno(), 0, int(np.prod(shape)))
+        num_bytes = math.prod(shape)
+        try:
+            # Taken now: a disk that fills up later would kill the process at a write to the map.
+            os.posix_fallocate(handle.fileno(), 0, num_bytes)
+        except OSError as error:
+            raise InputError(
+                f"cache_root must have room for {num_bytes / 1e9:.1f} GB of decoded images, found "
+                f"none in {folder.parent} ({error.strerror}): give another --cache-root"
+            ) from error
     pixels = np.memmap(folder / "images.u8", dtype=np.uint8, mode="r+", shape=shape)
     digests = [""] * len(files)
     bad: dict[int, str] = {}

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pose.cache import default_cache_root, open_cache
+from pose.errors import InputError
 from pose.images import read_image
 
 pytestmark = [
@@ -164,6 +165,12 @@ def test_two_processes_at_once_build_one_cache(files, tmp_path):
     expected = sum(int(read_image(path.read_bytes(), 12).sum()) for path in files)
     assert done.stdout == f"[(False, {expected}), (True, {expected})]\n", done.stderr
     assert len(list((tmp_path / "cache").glob("*/index.json"))) == 1
+
+
+def test_root_that_is_no_folder_is_an_error(files, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"got '.*file' \(.*\): give another --cache-root"):
+        open_cache(files, 12, cache_root=tmp_path / "file")
 
 
 def test_environment_says_where_caches_lie(monkeypatch, tmp_path):
