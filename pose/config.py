@@ -8,15 +8,18 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from typing import Any
 
 from pose.errors import InputError, known
 
-OPTIMIZERS = ("adam", "adamw")
+OPTIMIZERS = ("adam", "adamw", "muon")
 SCHEDULES = ("constant", "cosine", "one_cycle")
 CLASS_WEIGHTINGS = ("none", "balanced", "sqrt")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MODEL_FORMATS = ("pickle", "pt2")
+# A budget below this would go into starting and saving, not into training.
+MIN_SEED_SECONDS = 5
 
 
 def setting(default: Any, help: str) -> Any:
@@ -41,6 +44,7 @@ class Recipe:
     image_size: int = setting(96, "height and width that the model sees, in pixels")
     batch_size: int = setting(64, "images per optimizer step")
     num_epochs: int = setting(30, "epochs at most")
+    budget: str | None = setting(None, "time for all seeds, as 90s, 10m, 2h; replaces num_epochs")
     patience: int = setting(
         0, "epochs without a better val_f1 before stopping; 0: never stop early"
     )
@@ -71,6 +75,14 @@ class Recipe:
         _check("image_size", self.image_size, 16 <= self.image_size <= 2048, "in [16, 2048]")
         _check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         _check("num_epochs", self.num_epochs, self.num_epochs >= 1, "at least 1")
+        if self.budget is not None:
+            share = self.budget_seconds() / len(self.seeds)
+            _check(
+                "budget",
+                self.budget,
+                share >= MIN_SEED_SECONDS,
+                f"at least {MIN_SEED_SECONDS} seconds for each of {len(self.seeds)} seeds",
+            )
         _check("patience", self.patience, self.patience >= 0, "at least 0")
         _check("val_fraction", self.val_fraction, 0 < self.val_fraction < 1, "in (0, 1)")
         _check("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "positive")
@@ -91,6 +103,17 @@ class Recipe:
     def seeds_text(self) -> str:
         """The seeds as they are typed: `76,100,123`."""
         return ",".join(map(str, self.seeds))
+
+    def budget_seconds(self) -> float:
+        """The budget for all seeds in seconds.
+
+        Raises:
+            InputError: there is none, or it is no number with a unit.
+        """
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", self.budget or "")
+        if not found:
+            raise InputError(f"budget must be a time as 90s, 10m or 2h, got {self.budget!r}")
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
     def digest(self) -> str:
         """16 hexadecimal digits that two recipes share if and only if they are equal."""

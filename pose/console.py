@@ -56,13 +56,15 @@ class Console:
         for problem in dataset.problems:
             self.say(f"warning: {problem.line()}")
 
-    def start_seed(self, seed: int, recipe: Recipe, num_epochs_done: int) -> BatchProgress:
+    def start_seed(
+        self, seed: int, recipe: Recipe, num_epochs_done: int, time_limit: float | None
+    ) -> BatchProgress:
         """A seed begins or goes on; returns what to call after each batch."""
+        limit = f"at most {recipe.num_epochs} epochs"
+        if time_limit is not None:
+            limit = f"for {time_limit:.0f} s"
         start = f", continued after epoch {num_epochs_done}" if num_epochs_done else ""
-        self.say(
-            f"seed {seed}: {recipe.model} at {recipe.image_size} px, "
-            f"at most {recipe.num_epochs} epochs{start}"
-        )
+        self.say(f"seed {seed}: {recipe.model} at {recipe.image_size} px, {limit}{start}")
         epoch = num_epochs_done + 1
 
         def progress(done: int, total: int) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from pose import plots, seed_folder, tracking
 from pose.augment import PRESETS
-from pose.config import Setup
+from pose.config import MIN_SEED_SECONDS, Recipe, Setup
 from pose.console import Console
 from pose.dataset import find_dataset
 from pose.device import describe, keep_freed_memory, pick_device, pick_precision
@@ -26,6 +26,8 @@ from pose.training import DivergedError
 
 # Says in a run's folder which training it belongs to.
 TRAINING_FILE = "training.json"
+# What saving and registering a seed takes, before the first one is measured.
+SAVING_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,10 +124,12 @@ def _train_seeds(
     recipe = resolved.recipe
     results: list[SeedResult] = []
     children = training.children()
+    overheads: list[float] = []
     for seed in recipe.seeds:
         child = children.get(seed)
         if child is not None and child.info.status == "FINISHED":
             results.append(_finished_result(training, child, seed))
+            overheads.append(SAVING_SECONDS)
             console.say(f"seed {seed}: finished before, val_f1 {results[-1].val_f1:.4f}")
             continue
         if stop():
@@ -140,6 +144,7 @@ def _train_seeds(
             num_workers=setup.num_workers,
             device=setup.device,
             precision=setup.precision,
+            time_limit=_time_limit(recipe, results, overheads),
         )
         tracker = training.seed_tracker(
             seed,
@@ -157,11 +162,28 @@ def _train_seeds(
             tracker.log_dataset(frame, loaded.dataset.folder, loaded.digest)
         else:
             _fetch_checkpoint(tracker, job.output)
+        started = time.monotonic()
         results.append(_train_one(job, tracker, console, stop))
+        overheads.append(time.monotonic() - started - results[-1].session_seconds)
         if not results[-1].is_finished:
             break
         console.show_seed(results[-1])
     return results
+
+
+def _time_limit(recipe: Recipe, results: list[SeedResult], overheads: list[float]) -> float | None:
+    """Seconds for the next seed's epochs: an equal share of what the budget has left.
+
+    Args:
+        results: of the seeds before it.
+        overheads: seconds that each of them took besides its epochs, for saving and logging.
+    """
+    if recipe.budget is None:
+        return None
+    expected = sum(overheads) / len(overheads) if overheads else SAVING_SECONDS
+    used = sum(result.seconds for result in results) + sum(overheads)
+    share = (recipe.budget_seconds() - used) / (len(recipe.seeds) - len(results)) - expected
+    return max(share, MIN_SEED_SECONDS / 2)
 
 
 def _train_one(
@@ -198,6 +220,7 @@ def _finished_result(training: tracking.TrainingTracker, child, seed: int) -> Se
         val_f1=child.data.metrics["best_val_f1"],
         num_epochs=len(history),
         seconds=sum(row["epoch_seconds"] for row in history),
+        session_seconds=0.0,
         history=history,
     )
 
@@ -329,12 +352,21 @@ def describe_seeds(resolved: ResolvedRun, results: list[SeedResult]) -> str:
     published = NAMED_RUNS[resolved.base].val_f1 if resolved.base else {}
     scores = np.array([result.val_f1 for result in results])
     spread = f" ± {scores.std(ddof=1):.4f}" if len(scores) > 1 else ""
+    budget = resolved.recipe.budget
+    bought = ""
+    if budget:
+        seconds = sum(result.seconds for result in results)
+        epochs = sum(result.num_epochs for result in results) / len(results)
+        bought = (
+            f" The budget of {budget} bought {epochs:.1f} epochs a seed, {seconds / 60:.1f} "
+            "minutes of training in all; the last epoch of a seed ends where its time does."
+        )
     lines = [
         f"### {resolved.name}: {resolved.title()}",
         "",
         f"Validation macro F1 of {len(results)} of {len(resolved.recipe.seeds)} seeds: "
         f"**{scores.mean():.4f}**{spread} (mean ± standard deviation). Each seed's best epoch "
-        "was chosen on the same validation images, so new images score a little lower.",
+        "was chosen on the same validation images, so new images score a little lower." + bought,
         "",
         "| seed | val_f1 | best epoch | epochs | ended by | minutes |"
         + (" original's val_f1 |" if published else ""),

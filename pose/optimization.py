@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from pose.config import Recipe
+from pose.muon import Muon
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam or AdamW over the parameters of `model`, in one fused kernel.
+    """The recipe's optimizer of the parameters of `model`; Adam and AdamW in one fused kernel.
 
     AdamW does not decay biases and normalisation, as is usual; Adam treats all alike.
     """
@@ -18,6 +19,8 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         return torch.optim.Adam(
             parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
+    if recipe.optimizer == "muon":
+        return Muon(model, recipe.learning_rate, recipe.weight_decay)
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

@@ -39,7 +39,7 @@ CACHE_MARGIN = 1.25
 # The high-pass channel's statistics come from this many training images at most: the mean of
 # 4,096 images is known to a few per mille, and 50,000 would delay the first step by seconds.
 MAX_STATISTICS_IMAGES = 4096
-FINISHED_REASONS = ("epochs", "patience")
+FINISHED_REASONS = ("epochs", "budget", "patience")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,7 @@ class SeedJob:
         run_name: of the training it belongs to.
         dataset: the data folder.
         output: the seed's own folder; a checkpoint in it is continued.
+        time_limit: seconds for all of its epochs, instead of the recipe's number of epochs.
     """
 
     run_name: str
@@ -61,6 +62,7 @@ class SeedJob:
     num_workers: int = 0
     device: str = "auto"
     precision: str = "auto"
+    time_limit: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,10 +70,12 @@ class SeedResult:
     """How a seed's training ended.
 
     Attributes:
-        stop_reason: `epochs` and `patience` end it for good; with any other it can be continued.
+        stop_reason: `epochs`, `budget` and `patience` end it for good; with any other it can be
+            continued.
         best_epoch: counted from 1; 0 where not one epoch is complete.
         val_f1: the best validation macro-F1.
         seconds: of all its epochs, interrupted ones not counted.
+        session_seconds: of the epochs that this process trained.
     """
 
     seed: int
@@ -80,6 +84,7 @@ class SeedResult:
     val_f1: float
     num_epochs: int
     seconds: float
+    session_seconds: float
     history: list[Row]
 
     @property
@@ -120,7 +125,9 @@ class Display(Protocol):
     def cache_progress(self, done: int, total: int) -> None:
         """Images decoded."""
 
-    def start_seed(self, seed: int, recipe: Recipe, num_epochs_done: int) -> BatchProgress:
+    def start_seed(
+        self, seed: int, recipe: Recipe, num_epochs_done: int, time_limit: float | None
+    ) -> BatchProgress:
         """A seed begins or goes on; returns what to call after each batch."""
 
     def show_epoch(self, seed: int, row: Row, best_epoch: int) -> None:
@@ -199,6 +206,7 @@ def train_seed(
     if checkpoint.exists():
         state.load_state_dict(seed_folder.read_checkpoint(checkpoint))
     tracker.log_epochs(state.history)
+    seconds_before = state.seconds
 
     def save_then_log(state: TrainState, row: Row) -> None:
         # In this order a kill in between loses nothing: what the checkpoint has and the tracker
@@ -215,7 +223,8 @@ def train_seed(
         precision=precision,
         callbacks=[save_then_log],
         stop=stop,
-        progress=display.start_seed(job.seed, recipe, state.num_epochs_done),
+        progress=display.start_seed(job.seed, recipe, state.num_epochs_done, job.time_limit),
+        time_limit=job.time_limit,
     )
     result = SeedResult(
         seed=job.seed,
@@ -223,7 +232,8 @@ def train_seed(
         best_epoch=state.best_epoch,
         val_f1=state.best_val_f1,
         num_epochs=state.num_epochs_done,
-        seconds=sum(row["epoch_seconds"] for row in state.history),
+        seconds=state.seconds,
+        session_seconds=state.seconds - seconds_before,
         history=state.history,
     )
     if result.is_finished:

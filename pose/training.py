@@ -66,6 +66,12 @@ class TrainState:
     best_epoch: int = 0
     best_val_f1: float = -1.0
     best_weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    validation_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time that the complete epochs took, validation included."""
+        return sum(row["epoch_seconds"] for row in self.history)
 
     @property
     def num_epochs_done(self) -> int:
@@ -151,36 +157,45 @@ def train(
     callbacks: Sequence[Callback] = (),
     stop: StopRequest = lambda: None,
     progress: BatchProgress = lambda done, total: None,
+    time_limit: float | None = None,
 ) -> str:
     """Train until the recipe or `stop` ends it; `state` then holds the best weights.
 
     A request to stop takes effect after the batch at work. The epoch it interrupts is dropped:
     the state to continue from is that of the last callback.
 
+    Args:
+        time_limit: seconds for all epochs together, those before a continuation included. It
+            replaces the number of epochs: the schedule follows the clock, and the last epoch
+            ends where the time does.
+
     Returns:
-        Why it ended: `epochs`, `patience`, or what `stop` said.
+        Why it ended: `epochs`, `budget`, `patience`, or what `stop` said.
 
     Raises:
         DivergedError: a loss that is not finite; the message names epoch and step.
     """
     while True:
-        if state.num_epochs_done >= recipe.num_epochs:
-            return "epochs"
+        pace = Pace(recipe, state, time_limit)
+        if pace.is_over():
+            return "epochs" if time_limit is None else "budget"
         if recipe.patience and state.num_epochs_done - state.best_epoch >= recipe.patience:
             return "patience"
         started = time.perf_counter()
-        trained = train_one_epoch(state, data, recipe, precision, stop, progress)
+        trained = train_one_epoch(state, data, recipe, precision, pace, stop, progress)
         if trained is None:
             return stop()
         train_seconds = time.perf_counter() - started
+        num_images = trained.pop("num_images")
         logits = predict_logits(state.scored_model(), data.images, data.val_rows, precision)
+        state.validation_seconds = time.perf_counter() - started - train_seconds
         row = {
             "epoch": state.num_epochs_done + 1,
             **trained,
             **score_logits(logits, data.labels[data.val_rows], "val"),
             "learning_rate": state.optimizer.param_groups[0]["lr"],
             "epoch_seconds": time.perf_counter() - started,
-            "images_per_second": len(data.train_rows) / train_seconds,
+            "images_per_second": num_images / train_seconds,
         }
         state.history.append(row)
         if row["val_f1"] > state.best_val_f1:
@@ -193,19 +208,46 @@ def train(
             callback(state, row)
 
 
+class Pace:
+    """How far the training is, from 0 to 1: by epochs, or by the clock where time is limited.
+
+    Made anew for each epoch. The time for the epoch's validation is taken to be that of the last.
+    """
+
+    def __init__(self, recipe: Recipe, state: TrainState, time_limit: float | None) -> None:
+        self._num_epochs = recipe.num_epochs
+        self._num_epochs_done = state.num_epochs_done
+        self._time_limit = time_limit
+        self._seconds_before = state.seconds
+        self._started = time.perf_counter()
+        self._validation_seconds = state.validation_seconds
+
+    def progress(self, part_of_epoch: float) -> float:
+        """Part of the training that is done, after `part_of_epoch` of this epoch's batches."""
+        if self._time_limit is None:
+            return (self._num_epochs_done + part_of_epoch) / self._num_epochs
+        elapsed = self._seconds_before + time.perf_counter() - self._started
+        return min(1.0, elapsed / (self._time_limit - self._validation_seconds))
+
+    def is_over(self) -> bool:
+        """Whether there is nothing left to train before this epoch."""
+        return self._num_epochs_done > 0 and self.progress(0.0) >= 1
+
+
 def train_one_epoch(
     state: TrainState,
     data: TrainingData,
     recipe: Recipe,
     precision: torch.dtype,
+    pace: Pace,
     stop: StopRequest,
     progress: BatchProgress,
 ) -> Row | None:
-    """One pass over the training rows; None if `stop` cut it short.
+    """One pass over the training rows, or as far as `pace` allows; None if `stop` cut it short.
 
     Returns:
-        `train_loss`, `train_acc`, `train_f1`: running values over the epoch, in training mode on
-        augmented images, as in the original.
+        `num_images` trained on; `train_loss`, `train_acc`, `train_f1`: running values over the
+        epoch, in training mode on augmented images, as in the original.
     """
     state.model.train()
     device = state.device
@@ -218,8 +260,12 @@ def train_one_epoch(
     for step, rows in enumerate(batches):
         if stop():
             return None
+        done = pace.progress(step / len(batches))
+        if done >= 1 and step > 0:
+            batches, losses = batches[:step], losses[:step]
+            break
+        set_learning_rate(state, recipe, done)
         images, labels, targets = training_batch(data, rows, recipe, state.augment_generator)
-        set_learning_rate(state, recipe, (state.num_epochs_done + step / len(batches)))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
             logits = state.model(images)
         loss = F.cross_entropy(
@@ -241,6 +287,7 @@ def train_one_epoch(
     sizes = torch.tensor([len(rows) for rows in batches], device=device)
     matrix = confusion.view(num_classes, num_classes).cpu().numpy()
     return {
+        "num_images": int(sizes.sum()),
         "train_loss": float((losses * sizes).sum() / sizes.sum()),
         "train_acc": metrics.accuracy(matrix),
         "train_f1": metrics.macro_f1(matrix),
@@ -265,9 +312,9 @@ def training_batch(
     return images, labels, targets
 
 
-def set_learning_rate(state: TrainState, recipe: Recipe, epochs_done: float) -> None:
+def set_learning_rate(state: TrainState, recipe: Recipe, progress: float) -> None:
     """Set the rate of the next step, a pure function of how far the training is."""
-    rate = learning_rate_at(recipe, epochs_done / recipe.num_epochs)
+    rate = learning_rate_at(recipe, progress)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
 

@@ -31,6 +31,7 @@ MODERN = dataclasses.replace(
     image_size=16,
     batch_size=8,
     num_epochs=4,
+    optimizer="muon",
     ema_decay=0.9,
     mixup_alpha=0.2,
     cutmix_alpha=0.2,

@@ -27,18 +27,17 @@ class ResidualBlock(nn.Module):
 
 
 class PoseNet(nn.Module):
-    """A stem of stride 2 and four residual stages up to 256 channels; 1.2 million parameters."""
+    """A stem down to a quarter of the size and three residual stages; 1.25 million parameters.
+
+    A stage of full width at half the size would cost more than it gives: its normalisation and
+    ReLU run on four times as many elements.
+    """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, 32, 3, 2, padding=1, bias=False),
-            nn.BatchNorm2d(32),
-            nn.ReLU(inplace=True),
-        )
+        self.stem = nn.Sequential(_conv_norm_relu(in_channels, 32), _conv_norm_relu(32, 64))
         self.stages = nn.Sequential(
-            ResidualBlock(32, 32, 1),
-            ResidualBlock(32, 64, 2),
+            ResidualBlock(64, 64, 1),
             ResidualBlock(64, 128, 2),
             ResidualBlock(128, 256, 2),
         )
@@ -47,3 +46,12 @@ class PoseNet(nn.Module):
     def forward(self, channels: Tensor) -> Tensor:
         """`(N, in_channels, H, W)` to logits `(N, num_classes)`."""
         return self.head(self.stages(self.stem(channels)).mean(dim=(2, 3)))
+
+
+def _conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Halves height and width."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, 2, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
