@@ -1,0 +1,162 @@
+"""How fast the cache of decoded images is built, and how soon a second run trains.
+
+The ceiling is the same files decoded to pixels and dropped: by torchvision and by Pillow, in one
+thread or process per core. The cache also resizes, hashes and writes. A second run finds the cache
+and the tracking store; its seconds count from the end of the imports to its first optimizer step.
+
+    python -m benchmarks.decoding
+"""
+
+import argparse
+import concurrent.futures
+import functools
+import io
+import itertools
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from benchmarks import ours, report
+from benchmarks.sides import measure_in_turn
+from benchmarks.startup import measure_starts
+from pose.cache import open_cache
+from pose.dataset import read_dataset
+from pose.images import read_image
+from pose.seed import cache_size
+
+CHUNK = 64
+
+
+def by_torchvision(path: Path) -> None:
+    """Read and decode, nothing else."""
+    decode_jpeg(
+        torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8), ImageReadMode.RGB
+    )
+
+
+def by_pillow(path: Path) -> None:
+    """Read and decode, nothing else."""
+    with Image.open(io.BytesIO(path.read_bytes())) as image:
+        np.asarray(image.convert("RGB"))
+
+
+def and_resize(path: Path, size: int) -> None:
+    """Read, decode and resize as the cache does, and drop the result."""
+    read_image(path.read_bytes(), size)
+
+
+def _decode_all(decode: Callable[[Path], None], files: Sequence[Path]) -> None:
+    for path in files:
+        decode(path)
+
+
+def pool_side(
+    files: Sequence[Path], decode: Callable[[Path], None], pool_name: str
+) -> Iterator[float]:
+    """Images per second through a pool of one thread or process per core."""
+    torch.set_num_threads(1)
+    cores = os.cpu_count()
+    if pool_name == "threads":
+        pool = concurrent.futures.ThreadPoolExecutor(cores)
+    else:
+        context = multiprocessing.get_context("fork")
+        pool = concurrent.futures.ProcessPoolExecutor(cores, mp_context=context)
+    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
+    work = functools.partial(_decode_all, decode)
+    with pool:
+        yield list(pool.map(work, chunks[: 2 * cores]))
+        while True:
+            started = time.perf_counter()
+            list(pool.map(work, chunks))
+            yield len(files) / (time.perf_counter() - started)
+
+
+def cache_side(files: Sequence[Path], size: int) -> Iterator[float]:
+    """Images per second of `open_cache` where there is no cache."""
+    with tempfile.TemporaryDirectory() as root:
+        yield open_cache(files[:CHUNK], size, cache_root=Path(root) / "warm-up")
+        for turn in itertools.count():
+            started = time.perf_counter()
+            open_cache(files, size, cache_root=Path(root) / str(turn))
+            yield len(files) / (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Measure and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ours.add_dataset_option(parser)
+    parser.add_argument("--num-images", type=int, default=3000)
+    parser.add_argument("--image-size", type=int, default=128, help="that the model sees")
+    parser.add_argument("--num-turns", type=int, default=5)
+    parser.add_argument("--num-starts", type=int, default=3)
+    parser.add_argument("--run", default="ensemble_2", help="the run that is started")
+    report.add_options(parser, "decoding")
+    args = parser.parse_args()
+    with ours.data_folder(args.dataset, args.num_images) as folder:
+        files = read_dataset(folder).files
+        size = cache_size(args.image_size)
+        decoders = {
+            "torchvision": by_torchvision,
+            "Pillow": by_pillow,
+            "torchvision and resize": functools.partial(and_resize, size=size),
+        }
+        sides = {"cache": functools.partial(cache_side, files, size)}
+        for name, decode in decoders.items():
+            for pool in ("threads", "processes"):
+                sides[f"{name}, {pool}"] = functools.partial(pool_side, files, decode, pool)
+        rates = measure_in_turn(sides, args.num_turns)
+        starts = measure_starts(folder, args.run, args.num_starts)
+    ceilings = {name: rates[name] for name in rates if name != "cache" and "resize" not in name}
+    best = max(ceilings, key=lambda name: statistics.median(ceilings[name]))
+    rows = []
+    for name, values in rates.items():
+        share = [100 * ratio for ratio in report.ratios(rates["cache"], values)]
+        rows.append([name, report.spread(values), f"{report.spread(share)} %"])
+    share = [100 * ratio for ratio in report.ratios(rates["cache"], rates[best])]
+    report.write_report(
+        args.report,
+        title="Building the cache, and starting again",
+        module="benchmarks.decoding",
+        repetitions=f"{args.num_turns} turns in alternation over {len(files)} images, "
+        f"{args.num_starts} pairs of starts; median (lowest-highest)",
+        goals=[
+            report.Goal(
+                text="the cache is built at 85 % of what the cores can decode",
+                measured=f"{report.spread(share)} % of {best}",
+                is_reached=statistics.median(share) >= 85,
+            ),
+            report.Goal(
+                text="a second run trains within 3 s of its imports",
+                measured=f"{report.spread(starts['second'], 2)} s",
+                is_reached=statistics.median(starts["second"]) <= 3,
+            ),
+        ],
+        tables=[
+            report.Table(
+                columns=("", "images/s", "the cache's share of it"),
+                rows=rows,
+                title=f"Decoding on all cores (256x256 JPG; the cache at {size} px)",
+            ),
+            report.Table(
+                columns=("start", "seconds from imports done to first optimizer step"),
+                rows=[
+                    ["first: no cache, no store", report.spread(starts["first"], 2)],
+                    ["second", report.spread(starts["second"], 2)],
+                ],
+                title=f"Starting `--run {args.run}`",
+            ),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

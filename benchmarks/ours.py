@@ -1,0 +1,74 @@
+"""Our side of the comparisons: `pose` on a data folder, and its bare optimizer step.
+
+Needs no MLflow.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pose.config import Recipe
+from pose.demo.draw import write_demo
+from pose.models import build_model
+from pose.runs import NAMED_RUNS
+from pose.training import TrainingData, TrainState, start_state
+
+
+def add_dataset_option(parser: argparse.ArgumentParser) -> None:
+    """The option that names a data folder."""
+    parser.add_argument(
+        "--dataset", type=Path, help="data folder; without it the demo data is drawn and removed"
+    )
+
+
+@contextlib.contextmanager
+def data_folder(dataset: Path | None, num_train: int, num_test: int = 0) -> Iterator[Path]:
+    """`dataset`, or the demo data drawn into a temporary folder."""
+    if dataset is not None:
+        yield dataset.absolute()
+        return
+    with tempfile.TemporaryDirectory() as root:
+        print(f"drawing {num_train + num_test} images", flush=True)
+        yield write_demo(Path(root) / "demo", num_train, num_test)
+
+
+def frozen_recipe(model: str, **changes) -> Recipe:
+    """The recipe of `ensemble_2` with this model, and other changes."""
+    return dataclasses.replace(NAMED_RUNS["ensemble_2"].recipe, model=model, **changes)
+
+
+def new_state(recipe: Recipe, labels: tuple[str, ...], seed: int, device) -> TrainState:
+    """A state before its first step; the high-pass statistics are those of the published data."""
+    return start_state(
+        lambda: build_model(recipe.model, labels, recipe.image_size), recipe, seed, device
+    )
+
+
+def compute_step(
+    state: TrainState, images: Tensor, labels: Tensor, precision: torch.dtype
+) -> Tensor:
+    """One optimizer step on images that are ready in memory; the loss stays on the device.
+
+    Args:
+        images: `(n, 3, image_size, image_size)` float32 in 0..1.
+    """
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+        logits = state.model(images)
+    loss = F.cross_entropy(logits, labels)
+    loss.backward()
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
+
+
+def train_everything(data: TrainingData, num_val: int = 64) -> TrainingData:
+    """The same images, all of them training rows; the first few also validate."""
+    rows = torch.cat([data.train_rows, data.val_rows]).sort().values
+    return dataclasses.replace(data, train_rows=rows, val_rows=rows[:num_val])
