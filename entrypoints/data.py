@@ -58,7 +58,7 @@ def main(
         from pose.scoring import score_predictions
 
         click.echo(score_predictions(Path(given_or(predictions, "predictions.csv")),
-                                     Path(given_or(setup.dataset, "demo"))))  # fmt: skip
+                                     Path(setup.dataset or "demo")))  # fmt: skip
 
 
 def check(setup: Setup, console: Any) -> None:

@@ -53,6 +53,17 @@ class Preset:
     sharpness_probability: float = 0.0
 
 
+POSE = Preset(
+    flip=True,
+    rotation=12,
+    zoom=0.15,
+    shift=0.08,
+    fill="border",
+    brightness=0.2,
+    contrast=0.2,
+    saturation=0.2,
+)
+
 PRESETS: dict[str, Preset] = {
     "none": Preset(),
     "baseline": Preset(crop_scale=(0.9, 1.0), flip=True, rotation=15),
@@ -66,16 +77,9 @@ PRESETS: dict[str, Preset] = {
         saturation=0.2,
         sharpness_probability=0.3,
     ),
-    "pose": Preset(
-        flip=True,
-        rotation=12,
-        zoom=0.15,
-        shift=0.08,
-        fill="border",
-        brightness=0.2,
-        contrast=0.2,
-        saturation=0.2,
-    ),
+    "pose": POSE,
+    # Left and right are learnt sooner where no image says both; flips pay in longer trainings.
+    "pose_unflipped": dataclasses.replace(POSE, flip=False),
 }
 
 

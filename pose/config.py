@@ -42,15 +42,15 @@ class Recipe:
     augmentation: str = setting("pose", "augmentation preset of the training images")
     seeds: tuple[int, ...] = setting((0, 1, 2), "seeds, joined by commas: one member each")
     image_size: int = setting(96, "height and width that the model sees, in pixels")
-    batch_size: int = setting(64, "images per optimizer step")
+    batch_size: int = setting(32, "images per optimizer step")
     num_epochs: int = setting(30, "epochs at most")
     budget: str | None = setting(None, "time for all seeds, as 90s, 10m, 2h; replaces num_epochs")
     patience: int = setting(
         0, "epochs without a better val_f1 before stopping; 0: never stop early"
     )
-    optimizer: str = setting("adamw", f"one of {', '.join(OPTIMIZERS)}")
+    optimizer: str = setting("muon", f"one of {', '.join(OPTIMIZERS)}")
     learning_rate: float = setting(2e-3, "learning rate at its highest")
-    weight_decay: float = setting(0.05, "decoupled weight decay of adamw, L2 of adam")
+    weight_decay: float = setting(0.05, "decoupled weight decay of adamw and muon, L2 of adam")
     schedule: str = setting("one_cycle", f"of the learning rate: {', '.join(SCHEDULES)}")
     warmup_fraction: float = setting(0.2, "part of the training that warms up (not: constant)")
     label_smoothing: float = setting(0.1, "in [0, 1)")

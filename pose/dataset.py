@@ -25,6 +25,8 @@ from pose.images import SUFFIXES, BadImageError, list_images, read_image
 
 LABELS_FILE = "train_solution.csv"
 DEMO_FOLDER = Path("demo")
+# Lies in a folder of drawn figures, and only there.
+DEMO_MARKER = "demo.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,6 +198,9 @@ def find_dataset(
         InputError: there is none; the message has the ways to get one.
     """
     if dataset == "demo":
+        # Drawn already, perhaps with other numbers by the data command: that is what was meant.
+        if (DEMO_FOLDER / DEMO_MARKER).exists():
+            return DEMO_FOLDER
         return draw_demo(DEMO_FOLDER, progress=draw_progress)
     if dataset is not None:
         folder = Path(dataset)

@@ -32,7 +32,7 @@ def pick_device(device: str) -> torch.device:
         )
     if picked.type == "mps" and not torch.backends.mps.is_available():
         raise InputError("device must exist on this machine, got 'mps' without one: use auto")
-    return picked
+    return torch.device("cpu") if picked.type == "cpu" else picked
 
 
 def pick_precision(precision: str, device: torch.device) -> torch.dtype:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,8 @@ def vote(
         raise InputError(f"voting must be one of {', '.join(voting.VOTINGS)}, got {voting_rule!r}")
     if out_path.is_dir() or not out_path.absolute().parent.is_dir():
         raise InputError(f"out_path must be a file in a folder that exists, got {str(out_path)!r}")
+    if not os.access(out_path.absolute().parent, os.W_OK):
+        raise InputError(f"out_path must be in a folder that can be written, got {str(out_path)!r}")
     if parent and len(runs) > 1:
         raise InputError(f"parent must go with a single run, got {len(runs)} runs")
     keep_freed_memory()

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from pose import plots, seed_folder, tracking
 from pose.augment import PRESETS
 from pose.config import MIN_SEED_SECONDS, Recipe, Setup
 from pose.console import Console
-from pose.dataset import find_dataset
+from pose.dataset import DEMO_MARKER, find_dataset
 from pose.device import describe, keep_freed_memory, pick_device, pick_precision
 from pose.errors import InputError, known
 from pose.files import locked, write_text
-from pose.models import check_model_name
+from pose.models import build_model, check_model_name
 from pose.runs import NAMED_RUNS, ResolvedRun
 from pose.seed import LoadedData, SeedJob, SeedResult, load_data, train_seed, training_data
 from pose.stop import StopRequest
@@ -57,10 +58,7 @@ def train_run(
     """
     keep_freed_memory()
     recipe = resolved.recipe
-    try:
-        check_model_name(recipe.model)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    _check_model_name(recipe)
     if recipe.augmentation not in PRESETS:
         raise InputError(
             f"augmentation must be one of {known(PRESETS)}, got {recipe.augmentation!r}"
@@ -68,6 +66,10 @@ def train_run(
     device = pick_device(setup.device)
     precision = pick_precision(setup.precision, device)
     folder = Path(setup.output_root) / resolved.name
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output_root must be a folder that can be written: {error}") from None
     with _only_training_of(folder):
         dataset_folder = find_dataset(setup.dataset, setup.kaggle_handle, console.draw_progress)
         cache_root = Path(setup.cache_root) if setup.cache_root else None
@@ -81,6 +83,7 @@ def train_run(
         console.show_data(loaded)
         console.say(f"device: {describe(device, precision)}")
         # Everything that can be wrong with the input is found before a run exists.
+        _check_model(recipe, loaded.dataset.classes.labels)
         for seed in recipe.seeds:
             training_data(loaded, recipe, seed, device)
         client = tracking.connect()
@@ -109,6 +112,37 @@ def train_run(
         stop_reason=None if is_complete else stop(),
         seeds_page=tracking.seeds_page(client, training.run_id),
     )
+
+
+def _check_model_name(recipe: Recipe) -> None:
+    try:
+        check_model_name(recipe.model)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _check_model(recipe: Recipe, labels: tuple[str, ...]) -> None:
+    """
+    Raises:
+        InputError: the model cannot be built, or cannot take images of the recipe's size.
+    """
+    try:
+        # Without memory and arithmetic, unless there are weights to find.
+        with torch.device("cpu" if recipe.pretrained else "meta"):
+            model = build_model(
+                recipe.model, labels, recipe.image_size, pretrained=recipe.pretrained
+            )
+            model(torch.zeros(2, 3, recipe.image_size, recipe.image_size))
+    except NotImplementedError:
+        # A few of torchvision's models cannot be built without memory (RegNet).
+        return
+    # torchvision's models refuse a size by any of these, asserts included.
+    except (ValueError, RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(
+            f"{recipe.model} must accept image_size {recipe.image_size} and the other settings, "
+            f"found: {reason}"
+        ) from error
 
 
 def _train_seeds(
@@ -294,7 +328,7 @@ def _seed_tags(resolved: ResolvedRun, loaded: LoadedData) -> dict[str, str]:
         "recipe": resolved.title(),
         "is_changed": str(bool(resolved.changes)).lower(),
     }
-    if (loaded.dataset.folder / "demo.json").exists():
+    if (loaded.dataset.folder / DEMO_MARKER).exists():
         tags["data"] = "demo: the figures are drawn"
     return tags
 

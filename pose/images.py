@@ -8,7 +8,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.io import ImageReadMode, decode_jpeg
+
+try:
+    from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError:  # torchvision 0.29 announces that it will go; Pillow then does all the work
+    decode_jpeg = None
 
 JPEG_START = b"\xff\xd8\xff"
 # JPGs of more bytes a pixel wanted than this are much larger than what is wanted.
@@ -47,7 +51,9 @@ def _decode_small_jpeg(data: bytes, size: int) -> Tensor | None:
     Files much larger than `size` are left to Pillow, which decodes them at a fraction of their
     size; so is everything that the decoder refuses, for Pillow's word on it.
     """
-    if not data.startswith(JPEG_START) or len(data) > BYTES_PER_PIXEL_AT_MOST * size * size:
+    if decode_jpeg is None or not data.startswith(JPEG_START):
+        return None
+    if len(data) > BYTES_PER_PIXEL_AT_MOST * size * size:
         return None
     try:
         return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)

@@ -18,10 +18,11 @@ def split_indices(
 
     Returns:
         Row indices `(num_train,)` and `(num_val,)`, both ascending, together every row once.
-        Rows of a class with a single example always train.
+        Rows of a class with a single example always train; a class too rare for `val_fraction` may
+        have no row that validates.
 
     Raises:
-        InputError: too few rows to have every class on both sides.
+        InputError: fewer rows on a side than there are classes.
     """
     counts = np.bincount(labels)
     rows = np.arange(len(labels))
@@ -32,7 +33,7 @@ def split_indices(
     num_val = int(np.ceil(len(eligible) * val_fraction))
     if num_classes == 0 or num_val < num_classes or len(eligible) - num_val < num_classes:
         raise InputError(
-            f"val_fraction must leave a row of each of {num_classes} classes on both sides, "
+            f"val_fraction must leave rows for {num_classes} classes on both sides, "
             f"got {val_fraction} of {len(eligible)} rows: change it or add labelled images"
         )
     train, val = train_test_split(

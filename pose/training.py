@@ -227,7 +227,9 @@ class Pace:
         if self._time_limit is None:
             return (self._num_epochs_done + part_of_epoch) / self._num_epochs
         elapsed = self._seconds_before + time.perf_counter() - self._started
-        return min(1.0, elapsed / (self._time_limit - self._validation_seconds))
+        # Never zero or less, however short the limit is.
+        available = max(self._time_limit - self._validation_seconds, 1e-9)
+        return min(1.0, elapsed / available)
 
     def is_over(self) -> bool:
         """Whether there is nothing left to train before this epoch."""

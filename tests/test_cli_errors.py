@@ -108,7 +108,7 @@ LATE = {
         "data --dataset contradictory",
         "contradictory: 1 ids with different labels (correct them): 0",
     ),
-    "too_few": ("train --dataset few", "val_fraction must leave a row of each of 2 classes"),
+    "too_few": ("train --dataset few", "val_fraction must leave rows for 2 classes"),
     "unknown_voting": ("ensemble --voting mean", "voting must be one of soft, hard, got 'mean'"),
     "no_folder_to_write_to": (
         "ensemble --out_path nowhere/predictions.csv",

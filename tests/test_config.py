@@ -37,7 +37,7 @@ REFUSED = [
     ({"ema_decay": 1.0}, "ema_decay must be in [0, 1), got 1.0"),
     ({"warmup_fraction": -0.1}, "warmup_fraction must be in [0, 1), got -0.1"),
     ({"random_erasing": 1.1}, "random_erasing must be in [0, 1], got 1.1"),
-    ({"optimizer": "sgd"}, "optimizer must be one of adam, adamw, got 'sgd'"),
+    ({"optimizer": "sgd"}, "optimizer must be one of adam, adamw, muon, got 'sgd'"),
     ({"schedule": "step"}, "schedule must be one of constant, cosine, one_cycle, got 'step'"),
     ({"class_weighting": "x"}, "class_weighting must be one of balanced, none, sqrt, got 'x'"),
     ({"split_seed": -1}, "split_seed must be in [0, 2**32), got -1"),

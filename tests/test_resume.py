@@ -7,7 +7,7 @@ import pytest
 import torch
 from project import Project
 
-NUM_EPOCHS = 14
+NUM_EPOCHS = 10
 SMALL = {
     "run": "ensemble_1",
     "seeds": "1,2",
@@ -20,7 +20,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, make_dataset):
     folder = tmp_path_factory.mktemp("resume_data") / "data"
-    return make_dataset(folder, num_per_class=(120, 80), size=40, num_test=4)
+    return make_dataset(folder, num_per_class=(80, 60), size=40, num_test=4)
 
 
 @pytest.fixture(scope="module")

@@ -60,9 +60,9 @@ def test_class_index_without_rows_is_no_class():
 @pytest.mark.parametrize(
     ("labels", "val_fraction", "message"),
     [
-        ([0, 0, 1, 1], 0.2, "each of 2 classes on both sides, got 0.2 of 4 rows"),
-        ([0, 0, 1, 1], 0.9, "each of 2 classes on both sides, got 0.9 of 4 rows"),
-        ([0, 1, 2], 0.5, "each of 0 classes on both sides, got 0.5 of 0 rows"),
+        ([0, 0, 1, 1], 0.2, "rows for 2 classes on both sides, got 0.2 of 4 rows"),
+        ([0, 0, 1, 1], 0.9, "rows for 2 classes on both sides, got 0.9 of 4 rows"),
+        ([0, 1, 2], 0.5, "rows for 0 classes on both sides, got 0.5 of 0 rows"),
     ],
 )
 def test_too_few_rows_are_an_error(labels, val_fraction, message):

@@ -234,6 +234,26 @@ def test_cosine_warms_up_linearly_and_ends_at_zero():
     assert rates == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
 
 
+def test_a_time_limit_replaces_the_number_of_epochs(data):
+    recipe = dataclasses.replace(MODERN, num_epochs=1)
+    state, reason = train_tiny(data, recipe, time_limit=1.0)
+    assert reason == "budget"
+    assert len(state.history) > 1
+    # The schedule follows the clock: the last step before the end is nearly at rate 0.
+    rates = [row["learning_rate"] for row in state.history]
+    assert rates[-1] < 0.2 * max(rates)
+    # A continued seed whose time is used up trains no further.
+    num_epochs = len(state.history)
+    assert train(state, data, recipe, precision=torch.float32, time_limit=1e-6) == "budget"
+    assert len(state.history) == num_epochs
+
+
+def test_a_seed_trains_something_however_little_time_there_is(data):
+    state, reason = train_tiny(data, MODERN, time_limit=1e-6)
+    assert (reason, len(state.history)) == ("budget", 1)
+    assert state.best_epoch == 1
+
+
 def test_class_weights_by_hand():
     labels = torch.tensor([0, 0, 0, 1])
     assert class_weights(labels, 2, "none") is None
