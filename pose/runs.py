@@ -97,11 +97,11 @@ NAMED_RUNS: dict[str, NamedRun] = {
         val_f1={100: 0.952854, 101: 0.951362, 102: 0.957075, 103: 0.953491, 104: 0.958306},
     ),
     "demo": NamedRun(
-        recipe=Recipe(augmentation="pose_unflipped", num_epochs=18),
+        recipe=Recipe(augmentation="pose_unflipped", image_size=80, num_epochs=16),
         about="three seeds on the drawn poses in a few minutes",
     ),
     "champion": NamedRun(
-        recipe=Recipe(num_epochs=40),
+        recipe=Recipe(num_epochs=20),
         about="the strongest recipe for any data folder",
     ),
 }
