@@ -97,7 +97,12 @@ NAMED_RUNS: dict[str, NamedRun] = {
         val_f1={100: 0.952854, 101: 0.951362, 102: 0.957075, 103: 0.953491, 104: 0.958306},
     ),
     "demo": NamedRun(
-        recipe=Recipe(augmentation="pose_unflipped", image_size=80, num_epochs=16),
+        recipe=Recipe(
+            augmentation="pose_unflipped",
+            num_epochs=13,
+            learning_rate=3e-3,
+            warmup_fraction=0.1,
+        ),
         about="three seeds on the drawn poses in a few minutes",
     ),
     "champion": NamedRun(
