@@ -18,7 +18,6 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt
 	@touch $@
 
 demo: env
-	$(RUN) mlflow run . -e data --env-manager local -P command=demo
 	$(RUN) mlflow run . -e train --env-manager local -P run=demo -P dataset=demo
 	$(RUN) mlflow run . -e ensemble --env-manager local -P run=demo -P dataset=demo
 	@$(RUN) python -m entrypoints.data --command score --dataset demo

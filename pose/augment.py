@@ -7,6 +7,7 @@ instead of rounded to whole grey levels in between.
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -106,6 +107,13 @@ class AugmentParams:
     fill: str
 
 
+@functools.cache
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """`values` on the device, to be read only. Copied there once: a copy waits for the host in
+    every batch, and cannot be part of a CUDA graph."""
+    return torch.tensor(values, device=device)
+
+
 def gather(images: Tensor, rows: Tensor, device: torch.device) -> Tensor:
     """The images at `rows` `(n,)`, on `device`."""
     return images.index_select(0, rows.to(images.device)).to(device)
@@ -124,7 +132,7 @@ def sample_params(
     def uniform(*shape: int) -> Tensor:
         return torch.rand(n, *shape, generator=generator, device=device)
 
-    crop = torch.tensor([0.0, 0.0, 1.0, 1.0], device=device).expand(n, 4)
+    crop = _constant((0.0, 0.0, 1.0, 1.0), device).expand(n, 4)
     if preset.crop_scale:
         crop = _sample_crops(preset.crop_scale, uniform(CROP_ATTEMPTS, 2), uniform(2))
     if preset.zoom or preset.shift:
@@ -138,7 +146,7 @@ def sample_params(
     color = color_order = None
     ranges = (preset.brightness, preset.contrast, preset.saturation)
     if any(ranges):
-        color = 1 + torch.tensor(ranges, device=device) * (2 * uniform(3) - 1)
+        color = 1 + _constant(ranges, device) * (2 * uniform(3) - 1)
         color_order = uniform(3).argsort(dim=1)
     is_sharpened = None
     if preset.sharpness_probability:
@@ -220,7 +228,7 @@ def _warp(
     brightness = 1 / 255
     if fill == "black":
         # As torchvision's rotation: at the crop's edge the picture fades to black over a pixel.
-        inside = (1 - grid.abs()).mul_(size / 2).add_(0.5).clamp_(0, 1)
+        inside = grid.abs().mul_(-size / 2).add_((size + 1) / 2).clamp_(0, 1)
         brightness = inside[:, :1].mul_(inside[:, 1:]).mul_(1 / 255)
     grid.mul_(scale).add_(offset)
     source = images.to(torch.float32)
@@ -239,7 +247,7 @@ def _color_coefficients(color: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     """
     factor = color.gather(1, order)[:, :, None, None]
     operation = order[:, :, None, None]
-    gray = torch.tensor(GRAY_WEIGHTS, device=color.device)
+    gray = _constant(GRAY_WEIGHTS, color.device)
     matrices = factor * torch.eye(3, device=color.device)
     matrices = matrices + (operation == SATURATION) * (1 - factor) * gray
     return matrices, (operation == CONTRAST) * (1 - factor)
@@ -248,7 +256,7 @@ def _color_coefficients(color: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
 def _jitter_color(images: Tensor, matrices: Tensor, contrast: Tensor) -> Tensor:
     """Brightness, contrast and saturation in each image's own order, clamped after each."""
     flat = images.flatten(2)
-    gray = torch.tensor(GRAY_WEIGHTS, device=images.device).expand(3, 3)
+    gray = _constant(GRAY_WEIGHTS, images.device).expand(3, 3)
     for turn in range(3):
         mean_gray = gray @ flat.mean(dim=2, keepdim=True)  # (n, 3, 1)
         added = contrast[:, turn] * mean_gray

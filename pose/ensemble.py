@@ -20,7 +20,6 @@ from pose.device import describe, keep_freed_memory, pick_device, pick_precision
 from pose.errors import InputError, first_few
 from pose.files import write_text
 from pose.models import ImageClassifier, SeedEnsemble
-from pose.seed import cache_size
 from pose.seed_folder import Predictions
 from pose.tracking import RegisteredMember
 from pose.training import predict_logits, probs_of
@@ -206,7 +205,8 @@ def _predict(
     ids, files = list(tests), list(tests.values())
     images = {}
     rows = torch.arange(len(ids))
-    for size in sorted({cache_size(member.config["image_size"]) for member in members}):
+    # At the very size that the members see: no crops here, so nothing is to be resized twice.
+    for size in sorted({member.config["image_size"] for member in members}):
         cache = open_cache(
             files, size,
             cache_root=cache_root, num_workers=num_workers, progress=console.cache_progress,
@@ -226,7 +226,7 @@ def _predict(
     predictions = []
     for member in members:
         model = member.model.to(device=device, memory_format=torch.channels_last)
-        size = cache_size(member.config["image_size"])
+        size = member.config["image_size"]
         logits = predict_logits(model, images[size], rows, dtype, progress=console.predict_progress)
         predictions.append(
             Predictions(

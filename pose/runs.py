@@ -99,7 +99,8 @@ NAMED_RUNS: dict[str, NamedRun] = {
     "demo": NamedRun(
         recipe=Recipe(
             augmentation="pose_unflipped",
-            num_epochs=13,
+            image_size=80,
+            num_epochs=14,
             learning_rate=3e-3,
             warmup_fraction=0.1,
         ),

@@ -283,7 +283,8 @@ def train_one_epoch(
         # Nothing here waits for the device: sums stay on it until the epoch ends.
         losses[step] = loss.detach()
         pairs = labels * num_classes + logits.detach().argmax(dim=1)
-        confusion += torch.bincount(pairs, minlength=num_classes**2)
+        # Not bincount, which makes the host wait for CUDA to know the largest value.
+        confusion.scatter_add_(0, pairs, torch.ones_like(pairs))
         progress(step + 1, len(batches))
     check_finite(losses, state.num_epochs_done + 1)
     sizes = torch.tensor([len(rows) for rows in batches], device=device)
