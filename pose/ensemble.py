@@ -151,8 +151,9 @@ def vote(
         )
         with tracking.ending(client, run_id):
             files = Path(staging) / "files"
-            write_text(out_path, _predictions_csv(combined))
-            write_text(files / "predictions.csv", _predictions_csv(combined))
+            predictions_csv = _predictions_csv(combined)
+            write_text(out_path, predictions_csv)
+            write_text(files / "predictions.csv", predictions_csv)
             write_text(files / "members.csv", _members_csv(members, shares, score))
             seed_folder.write_predictions(files / "ensemble_probs.csv", combined)
             result = Vote(

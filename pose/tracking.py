@@ -48,8 +48,6 @@ METRIC_NAMES = {
     "epoch_seconds": "time/epoch_seconds",
     "images_per_second": "time/images_per_second",
 }
-# MLflow's own limits for one call of log_batch.
-MAX_METRICS_PER_BATCH = 1000
 UNFINISHED = ("RUNNING", "SCHEDULED", "FAILED", "KILLED")
 
 
