@@ -1,5 +1,7 @@
 """Models by name: what they compute, how large they are, and what they take."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,8 @@ from pose.models import (
     SeedEnsemble,
     build_model,
     check_model_name,
+    onednn,
+    simple_cnn,
 )
 from pose.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, high_pass
 
@@ -68,6 +72,47 @@ def test_simple_cnn_is_the_textbook_order_of_relu_and_pooling():
     with torch.no_grad():
         torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
     assert expected.std() > 0.01, "the comparison must compare something"
+
+
+def gradients(model, images: torch.Tensor, *, bfloat16: bool) -> dict[str, torch.Tensor]:
+    """Of the squared logits, in training mode; buffers that training moves are among them."""
+    model = copy.deepcopy(model).train()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        model(images).square().mean().backward()
+    assert all(p.grad.layout == torch.strided for p in model.parameters())
+    return {n: p.grad for n, p in model.named_parameters()} | dict(model.named_buffers())
+
+
+@pytest.mark.parametrize(("bfloat16", "tolerance"), [(False, 0.02), (True, 0.25)])
+@pytest.mark.parametrize("name", ["simple_cnn", "simple_cnn_v2"])
+def test_training_in_onednn_layout_is_training_as_usual(name, bfloat16, tolerance, monkeypatch):
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    if not onednn.is_supported(dtype):
+        pytest.skip(f"oneDNN has no {dtype} on this machine")
+    torch.manual_seed(1)
+    model = build_model(name, LABELS, 64)
+    next(m for m in model.modules() if isinstance(m, torch.nn.Dropout)).p = 0.0
+    images = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8)
+    layouts = []
+    model.network.features[0].register_forward_pre_hook(lambda _, x: layouts.append(x[0].layout))
+    in_onednn = gradients(model, images, bfloat16=bfloat16)
+    monkeypatch.setattr(simple_cnn, "to_onednn", lambda x: x)
+    as_usual = gradients(model, images, bfloat16=bfloat16)
+    assert layouts == [torch._mkldnn, torch.strided]
+    # Maxima and signs that are equal within rounding send a few gradients another way.
+    for key, expected in as_usual.items():
+        if key.endswith(".0.bias") and "features" in key:
+            continue  # batch norm takes it out again: its gradient is nothing but rounding
+        difference = (in_onednn[key].double() - expected.double()).norm()
+        assert difference <= tolerance * expected.double().norm(), key
+
+
+def test_finished_simple_cnn_uses_ordinary_tensors():
+    model = build_model("simple_cnn", LABELS, 32).eval()
+    layouts = []
+    model.network.features.register_forward_hook(lambda *args: layouts.append(args[2].layout))
+    model(torch.zeros(1, 3, 32, 32)).sum().backward()
+    assert layouts == [torch.strided]
 
 
 def test_simple_cnn_drops_hidden_units_in_training_only():

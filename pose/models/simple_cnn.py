@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from pose.models.onednn import Conv2d, from_onednn, to_onednn
+
 
 class ConvBlock(nn.Sequential):
     """Convolution 3x3, batch norm, max-pooling by 2, ReLU.
@@ -12,10 +14,11 @@ class ConvBlock(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, *, conv_bias: bool) -> None:
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=conv_bias),
+            Conv2d(in_channels, out_channels, 3, padding=1, bias=conv_bias),
             nn.BatchNorm2d(out_channels),
             nn.MaxPool2d(2),
-            nn.ReLU(inplace=True),
+            # Not in place: oneDNN's pooling needs its result for the gradient.
+            nn.ReLU(),
         )
 
 
@@ -41,4 +44,7 @@ class SimpleCNN(nn.Module):
 
     def forward(self, channels: Tensor) -> Tensor:
         """`(N, in_channels, H, W)` to logits `(N, num_classes)`."""
-        return self.classifier(self.features(channels).mean(dim=(2, 3)))
+        if self.training:
+            channels = to_onednn(channels)
+        features = from_onednn(self.features(channels))
+        return self.classifier(features.mean(dim=(2, 3)))
