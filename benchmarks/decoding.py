@@ -1,8 +1,9 @@
 """How fast the cache of decoded images is built, and how soon a second run trains.
 
-The ceiling is the same files decoded to pixels and dropped: by torchvision and by Pillow, in one
-thread or process per core. The cache also resizes, hashes and writes. A second run finds the cache
-and the tracking store; its seconds count from the end of the imports to its first optimizer step.
+The ceiling is the same files decoded to pixels of their own size and dropped: by simplejpeg
+(libjpeg-turbo), torchvision and Pillow, in one thread or process per core. The cache also resizes,
+hashes and writes. A second run finds the cache and the tracking store; its seconds count from the
+end of the imports to its first optimizer step.
 
     python -m benchmarks.decoding
 """
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
@@ -34,6 +36,12 @@ from pose.images import read_image
 from pose.seed import cache_size
 
 CHUNK = 64
+TO_SIZE = "to the cache's size"
+
+
+def by_simplejpeg(path: Path) -> None:
+    """Read and decode, nothing else."""
+    simplejpeg.decode_jpeg(path.read_bytes())
 
 
 def by_torchvision(path: Path) -> None:
@@ -49,8 +57,8 @@ def by_pillow(path: Path) -> None:
         np.asarray(image.convert("RGB"))
 
 
-def and_resize(path: Path, size: int) -> None:
-    """Read, decode and resize as the cache does, and drop the result."""
+def to_size(path: Path, size: int) -> None:
+    """Read and decode to the cache's size as the cache does, and drop the result."""
     read_image(path.read_bytes(), size)
 
 
@@ -105,9 +113,10 @@ def main() -> None:
         files = read_dataset(folder).files
         size = cache_size(args.image_size)
         decoders = {
+            "simplejpeg": by_simplejpeg,
             "torchvision": by_torchvision,
             "Pillow": by_pillow,
-            "torchvision and resize": functools.partial(and_resize, size=size),
+            TO_SIZE: functools.partial(to_size, size=size),
         }
         sides = {"cache": functools.partial(cache_side, files, size)}
         for name, decode in decoders.items():
@@ -115,7 +124,7 @@ def main() -> None:
                 sides[f"{name}, {pool}"] = functools.partial(pool_side, files, decode, pool)
         rates = measure_in_turn(sides, args.num_turns)
         starts = measure_starts(folder, args.run, args.num_starts)
-    ceilings = {name: rates[name] for name in rates if name != "cache" and "resize" not in name}
+    ceilings = {name: rates[name] for name in rates if name != "cache" and TO_SIZE not in name}
     best = max(ceilings, key=lambda name: statistics.median(ceilings[name]))
     rows = []
     for name, values in rates.items():

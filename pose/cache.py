@@ -22,7 +22,7 @@ from pose.files import locked, write_text
 from pose.images import BadImageError, read_image
 
 # Part of every key: raise it when the same files would be decoded to other bytes.
-FORMAT = 3
+FORMAT = 4
 
 # Shows that `done` of `total` images are decoded.
 Progress = Callable[[int, int], None]

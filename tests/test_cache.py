@@ -13,11 +13,7 @@ from pose.cache import default_cache_root, open_cache
 from pose.errors import InputError
 from pose.images import read_image
 
-pytestmark = [
-    pytest.mark.filterwarnings("error"),
-    # torchvision 0.29 warns of leaving decoding to torchcodec.
-    pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("error")
 PROJECT = Path(__file__).parents[1]
 
 

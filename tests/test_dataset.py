@@ -19,11 +19,7 @@ from pose.dataset import (
 )
 from pose.errors import InputError
 
-pytestmark = [
-    pytest.mark.filterwarnings("error"),
-    # torchvision 0.29 warns of leaving decoding to torchcodec.
-    pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 def image_bytes(format: str = "JPEG", color=(200, 30, 30), size: int = 16) -> bytes:

@@ -9,11 +9,7 @@ from PIL import Image
 
 from pose.images import BadImageError, list_images, read_image
 
-pytestmark = [
-    pytest.mark.filterwarnings("error"),
-    # torchvision 0.29 warns of leaving decoding to torchcodec.
-    pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 def encode(image: Image.Image, format: str, **options) -> bytes:
@@ -144,6 +140,31 @@ def test_image_that_is_cut_short_anywhere_is_refused(format, size):
             read.append(length)
     assert read == []
     assert read_image(data, size).shape == (3, size, size)
+
+
+def noisy_jpeg() -> bytes:
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    return encode(Image.fromarray(noise), "JPEG")
+
+
+@pytest.mark.parametrize("size", [64, 16])
+@pytest.mark.parametrize("lost", [200, 1000])
+def test_jpeg_that_lost_its_middle_is_refused(lost, size):
+    data = noisy_jpeg()
+    start = len(data) // 2
+    with pytest.raises(BadImageError, match="premature end of data segment"):
+        read_image(data[:start] + data[start + lost :], size)
+
+
+def test_jpeg_cut_short_and_closed_again_is_refused():
+    data = noisy_jpeg()
+    with pytest.raises(BadImageError, match="premature end of data segment"):
+        read_image(data[: len(data) // 2] + b"\xff\xd9", 64)
+
+
+def test_jpeg_with_extraneous_bytes_loses_nothing():
+    data = noisy_jpeg()
+    assert torch.equal(read_image(data[:-2] + b"\0\0" + data[-2:], 64), read_image(data, 64))
 
 
 @pytest.mark.parametrize(
