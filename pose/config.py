@@ -54,7 +54,7 @@ class Recipe:
     schedule: str = setting("one_cycle", f"of the learning rate: {', '.join(SCHEDULES)}")
     warmup_fraction: float = setting(0.2, "part of the training that warms up (not: constant)")
     label_smoothing: float = setting(0.1, "in [0, 1)")
-    ema_decay: float = setting(0.0, "moving average of the weights per step; 0: none")
+    ema_decay: float = setting(0.98, "moving average of the weights per step; 0: none")
     clip_grad_norm: float = setting(0.0, "largest gradient norm; 0: no clipping")
     mixup_alpha: float = setting(0.0, "mixup, Beta(alpha, alpha); 0: none")
     cutmix_alpha: float = setting(0.0, "cutmix, Beta(alpha, alpha); 0: none")

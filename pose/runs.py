@@ -99,9 +99,8 @@ NAMED_RUNS: dict[str, NamedRun] = {
     "demo": NamedRun(
         recipe=Recipe(
             augmentation="pose_unflipped",
-            image_size=80,
-            num_epochs=14,
-            learning_rate=3e-3,
+            num_epochs=12,
+            learning_rate=4e-3,
             warmup_fraction=0.1,
         ),
         about="three seeds on the drawn poses in a few minutes",

@@ -4,6 +4,7 @@ Knows tensors, not files or MLflow: whoever wants to save, log or show something
 callback.
 """
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -135,9 +136,7 @@ def start_state(
     model = build().to(device=device, memory_format=torch.channels_last)
     ema = None
     if recipe.ema_decay > 0:
-        ema = build().to(device=device, memory_format=torch.channels_last)
-        ema.load_state_dict(model.state_dict())
-        ema.requires_grad_(False)
+        ema = copy.deepcopy(model).requires_grad_(False)
     return TrainState(
         model=model,
         ema=ema,
@@ -257,6 +256,7 @@ def train_one_epoch(
     weight = class_weights(data.labels[data.train_rows], num_classes, recipe.class_weighting)
     order = data.train_rows[torch.randperm(len(data.train_rows), generator=state.shuffle_generator)]
     batches = order.split(recipe.batch_size)
+    steps_per_epoch = len(batches)
     losses = torch.zeros(len(batches), device=device)
     confusion = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
     for step, rows in enumerate(batches):
@@ -279,7 +279,10 @@ def train_one_epoch(
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         if state.ema is not None:
-            update_ema(state.ema, state.model, recipe.ema_decay)
+            # Shorter at first, so that the average leaves the random weights behind.
+            num_steps = state.num_epochs_done * steps_per_epoch + step
+            decay = min(recipe.ema_decay, (1 + num_steps) / (10 + num_steps))
+            update_ema(state.ema, state.model, decay)
         # Nothing here waits for the device: sums stay on it until the epoch ends.
         losses[step] = loss.detach()
         pairs = labels * num_classes + logits.detach().argmax(dim=1)
