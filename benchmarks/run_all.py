@@ -20,6 +20,7 @@ BENCHMARKS = {
     "decoding": "--num-turns 3 --num-starts 1",
     "memory": "--num-turns 3 --num-steps 10",
     "prediction": "--num-turns 2 --num-images 1000",
+    "step": "--num-turns 3",
     "training": "--num-turns 3 --num-batches 8",
     "time_to_f1": "--seconds 30",
     "quality": "--num-images 2000 --num-epochs 3",

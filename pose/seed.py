@@ -14,7 +14,6 @@ import torch
 
 from pose import seed_folder
 from pose.cache import Progress, open_cache
-from pose.classes import ClassList
 from pose.config import Recipe
 from pose.dataset import Dataset, dataset_digest, read_dataset
 from pose.device import pick_device, pick_precision
@@ -200,8 +199,11 @@ def train_seed(
         job.dataset, recipe.image_size, job.cache_root, job.num_workers, display.cache_progress
     )
     data = training_data(loaded, recipe, job.seed, device)
+    data = dataclasses.replace(data, images=resident_images(data.images, device))
     classes = loaded.dataset.classes
-    state = start_state(lambda: _build(recipe, classes, data, device), recipe, job.seed, device)
+    state = start_state(
+        lambda: build_fitted(recipe, classes.labels, data), recipe, job.seed, device
+    )
     checkpoint = job.output / seed_folder.CHECKPOINT
     if checkpoint.exists():
         state.load_state_dict(seed_folder.read_checkpoint(checkpoint))
@@ -262,12 +264,19 @@ def training_data(
     )
 
 
-def _build(
-    recipe: Recipe, classes: ClassList, data: TrainingData, device: torch.device
-) -> ImageClassifier:
-    model = build_model(
-        recipe.model, classes.labels, recipe.image_size, pretrained=recipe.pretrained
-    )
+@functools.lru_cache(maxsize=1)
+def resident_images(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`images` in the memory of a CUDA device where they fit, for all seeds; else as they are."""
+    if device.type != "cuda":
+        return images
+    free, _ = torch.cuda.mem_get_info(device)
+    # What stays free is for the network's activations.
+    return images.to(device) if images.nbytes < 0.6 * free else images
+
+
+def build_fitted(recipe: Recipe, labels: tuple[str, ...], data: TrainingData) -> ImageClassifier:
+    """The recipe's model before its first step; its preprocessing fits the training images."""
+    model = build_model(recipe.model, labels, recipe.image_size, pretrained=recipe.pretrained)
     if model.preprocess.has_high_pass:
         # From the training rows alone, spread evenly over them.
         step = -(-len(data.train_rows) // MAX_STATISTICS_IMAGES)

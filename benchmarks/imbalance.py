@@ -1,0 +1,162 @@
+"""Two classes, 83 % and 17 %: `champion` against `simple_cnn_v2`, given the same time.
+
+The demo data with the poses in `MINORITY` as one class and all others as the other, thinned out
+to 83/17. Both train under the same time limit on the same split, seed by seed.
+
+    python -m benchmarks.imbalance
+"""
+
+import argparse
+import csv
+import dataclasses
+import shutil
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import ours, report
+from pose.device import keep_freed_memory, pick_precision
+from pose.runs import NAMED_RUNS
+from pose.seed import build_fitted, load_data, training_data
+from pose.training import predict_logits, start_state, train
+
+CPU = torch.device("cpu")
+# Traffic signs by pose; each class and its mirror image are in it.
+MINORITY = ("Traffic_AllStop", "Traffic_LeftTurn", "Traffic_RightTurn", "T")
+MINORITY_SHARE = 0.17
+RUNS = ("simple_cnn_v2", "champion")
+
+
+def write_imbalanced(demo: Path, folder: Path) -> list[int]:
+    """Copy images of `demo` into a data folder of two classes; returns the classes' sizes."""
+    with open(demo / "classes.csv", encoding="utf-8", newline="") as handle:
+        names = {row["label"]: row["name"] for row in csv.DictReader(handle)}
+    with open(demo / "train_solution.csv", encoding="utf-8", newline="") as handle:
+        rows = [(row["id"], int(names[row["label"]] in MINORITY)) for row in csv.DictReader(handle)]
+    few = [row for row in rows if row[1]]
+    many = [row for row in rows if not row[1]]
+    # Whichever class is too large for the share gives images away, evenly over the ids.
+    num_few = min(len(few), round(len(many) * MINORITY_SHARE / (1 - MINORITY_SHARE)))
+    num_many = min(len(many), round(num_few * (1 - MINORITY_SHARE) / MINORITY_SHARE))
+    kept = thin(few, num_few) + thin(many, num_many)
+    (folder / "train_images").mkdir(parents=True)
+    (folder / "test_images").mkdir()
+    for name, _ in kept:
+        shutil.copy(demo / "train_images" / f"{name}.jpg", folder / "train_images")
+    with open(folder / "train_solution.csv", "w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle).writerows([("id", "label"), *sorted(kept)])
+    return [num_many, num_few]
+
+
+def thin(rows: list, count: int) -> list:
+    """`count` of the rows, evenly spread."""
+    return [rows[i] for i in np.linspace(0, len(rows) - 1, count).round().astype(int)]
+
+
+def train_run(folder: Path, run: str, seed: int, limit: float, cache_root: Path) -> dict:
+    """Train and score the best weights on the validation rows."""
+    recipe = dataclasses.replace(NAMED_RUNS[run].recipe, split_seed=0, patience=0)
+    loaded = load_data(folder, recipe.image_size, cache_root)
+    data = training_data(loaded, recipe, seed, CPU)
+    labels = loaded.dataset.classes.labels
+    precision = pick_precision("auto", CPU)
+    state = start_state(lambda: build_fitted(recipe, labels, data), recipe, seed, CPU)
+    train(state, data, recipe, precision=precision, time_limit=limit)
+    model = state.scored_model()
+    model.load_state_dict(state.best_weights)
+    guesses = predict_logits(model, data.images, data.val_rows, precision).argmax(dim=1)
+    truth = data.labels[data.val_rows]
+    return {
+        "val_f1": state.best_val_f1,
+        "recalls": [float((guesses[truth == c] == c).float().mean()) for c in range(len(labels))],
+        "epochs": state.num_epochs_done,
+        "seconds": state.seconds,
+    }
+
+
+def main() -> None:
+    """Measure and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ours.add_dataset_option(parser)
+    parser.add_argument("--num-images", type=int, default=3000, help="of the demo data")
+    parser.add_argument("--seconds", type=float, default=60, help="of training, for each")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    report.add_options(parser, "imbalance")
+    args = parser.parse_args()
+    keep_freed_memory()
+    results: dict[str, list[dict]] = {run: [] for run in RUNS}
+    with (
+        ours.data_folder(args.dataset, args.num_images) as demo,
+        tempfile.TemporaryDirectory() as root,
+    ):
+        folder = Path(root) / "imbalanced"
+        sizes = write_imbalanced(demo, folder)
+        for seed in args.seeds:
+            for run in RUNS:
+                result = train_run(folder, run, seed, args.seconds, Path(root) / "cache")
+                results[run].append(result)
+                print(f"  seed {seed}, {run}: {result}", flush=True)
+    scores = {run: [result["val_f1"] for result in results[run]] for run in RUNS}
+    lowest_recall = min(min(result["recalls"]) for run in RUNS for result in results[run])
+    overrun = max(
+        abs(result["seconds"] / args.seconds - 1) for run in RUNS for result in results[run]
+    )
+    rows = [
+        [
+            run,
+            *(f"{score:.4f}" for score in scores[run]),
+            f"{statistics.mean(scores[run]):.4f}",
+            " / ".join(
+                f"{statistics.mean(r['recalls'][c] for r in results[run]):.3f}" for c in (0, 1)
+            ),
+            report.spread([r["epochs"] for r in results[run]]),
+            report.spread([r["seconds"] for r in results[run]], 1),
+        ]
+        for run in RUNS
+    ]
+    report.write_report(
+        args.report,
+        title="Two classes, 83 % and 17 %, at equal time",
+        module="benchmarks.imbalance",
+        repetitions=f"{len(args.seeds)} seeds in turn, {args.seconds:g} s of training each; "
+        f"{sizes[0]} and {sizes[1]} images, 20 % of them validate",
+        goals=[
+            report.Goal(
+                text="`champion` beats `simple_cnn_v2` by macro F1, seed by seed",
+                measured=", ".join(
+                    f"{b:.4f} to {a:.4f}" for a, b in zip(*scores.values(), strict=True)
+                ),
+                is_reached=all(b > a for a, b in zip(*scores.values(), strict=True)),
+            ),
+            report.Goal(
+                text="neither predicts one class only",
+                measured=f"lowest recall of a class {lowest_recall:.3f}",
+                is_reached=lowest_recall > 0,
+            ),
+            report.Goal(
+                text="training ends within 5 % of its time limit",
+                measured=f"{100 * overrun:.1f} % off at most",
+                is_reached=overrun <= 0.05,
+            ),
+        ],
+        tables=[
+            report.Table(
+                columns=(
+                    "run",
+                    *(f"val macro F1, seed {seed}" for seed in args.seeds),
+                    "mean",
+                    "recall of 83 % / 17 %",
+                    "epochs",
+                    "seconds",
+                ),
+                rows=rows,
+            )
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
