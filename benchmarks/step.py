@@ -206,7 +206,7 @@ NOTES = (
     "Batch norm and pooling as one function of PyTorch operations: slower, since finding the "
     "winner of each window costs 35 ms; it would need C++.",
     "oneDNN's layout gains where batch norm and pooling are a large part: not on `pose_net`, whose "
-    "step is convolutions, and in evaluation 1.1, which is not worth a second kind of tensor there.",
+    "step is convolutions, and only 1.1 in evaluation, where hooks and exporters want usual tensors.",
 )
 
 
