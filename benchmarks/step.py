@@ -205,8 +205,8 @@ NOTES = (
     "OMP_WAIT_POLICY, OMP_PROC_BIND, huge pages by `madvise` or glibc: no gain beyond noise.",
     "Batch norm and pooling as one function of PyTorch operations: slower, since finding the "
     "winner of each window costs 35 ms; it would need C++.",
-    "oneDNN's layout gains where batch norm and pooling are a large part: not on `pose_net`, whose "
-    "step is convolutions, and only 1.1 in evaluation, where hooks and exporters want usual tensors.",
+    "oneDNN's layout gains where batch norm and pooling are a large part. Not on `pose_net`, whose "
+    "step is convolutions; only 1.1 in evaluation, where hooks and exporters want usual tensors.",
 )
 
 
