@@ -1,7 +1,9 @@
 """Two classes, 83 % and 17 %: `champion` against `simple_cnn_v2`, given the same time.
 
+`simple_cnn_v2` runs as it is frozen, and with the loss balanced over the classes.
+
 The demo data with the poses in `MINORITY` as one class and all others as the other, thinned out
-to 83/17. Both train under the same time limit on the same split, seed by seed.
+to 83/17. All train under the same time limit on the same split, seed by seed.
 
     python -m benchmarks.imbalance
 """
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks import ours, report
+from pose.config import Recipe
 from pose.device import keep_freed_memory, pick_precision
 from pose.runs import NAMED_RUNS
 from pose.seed import build_fitted, load_data, training_data
@@ -27,7 +30,14 @@ CPU = torch.device("cpu")
 # Traffic signs by pose; each class and its mirror image are in it.
 MINORITY = ("Traffic_AllStop", "Traffic_LeftTurn", "Traffic_RightTurn", "T")
 MINORITY_SHARE = 0.17
-RUNS = ("simple_cnn_v2", "champion")
+# Recipes by name; `champion` is the last.
+RECIPES = {
+    "simple_cnn_v2": NAMED_RUNS["simple_cnn_v2"].recipe,
+    "simple_cnn_v2, balanced": dataclasses.replace(
+        NAMED_RUNS["simple_cnn_v2"].recipe, class_weighting="balanced"
+    ),
+    "champion": NAMED_RUNS["champion"].recipe,
+}
 
 
 def write_imbalanced(demo: Path, folder: Path) -> list[int]:
@@ -56,9 +66,9 @@ def thin(rows: list, count: int) -> list:
     return [rows[i] for i in np.linspace(0, len(rows) - 1, count).round().astype(int)]
 
 
-def train_run(folder: Path, run: str, seed: int, limit: float, cache_root: Path) -> dict:
+def train_recipe(folder: Path, recipe: Recipe, seed: int, limit: float, cache_root: Path) -> dict:
     """Train and score the best weights on the validation rows."""
-    recipe = dataclasses.replace(NAMED_RUNS[run].recipe, split_seed=0, patience=0)
+    recipe = dataclasses.replace(recipe, split_seed=0, patience=0)
     loaded = load_data(folder, recipe.image_size, cache_root)
     data = training_data(loaded, recipe, seed, CPU)
     labels = loaded.dataset.classes.labels
@@ -82,12 +92,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ours.add_dataset_option(parser)
     parser.add_argument("--num-images", type=int, default=3000, help="of the demo data")
-    parser.add_argument("--seconds", type=float, default=60, help="of training, for each")
+    parser.add_argument("--seconds", type=float, default=90, help="of training, for each")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     report.add_options(parser, "imbalance")
     args = parser.parse_args()
     keep_freed_memory()
-    results: dict[str, list[dict]] = {run: [] for run in RUNS}
+    results: dict[str, list[dict]] = {run: [] for run in RECIPES}
     with (
         ours.data_folder(args.dataset, args.num_images) as demo,
         tempfile.TemporaryDirectory() as root,
@@ -95,14 +105,15 @@ def main() -> None:
         folder = Path(root) / "imbalanced"
         sizes = write_imbalanced(demo, folder)
         for seed in args.seeds:
-            for run in RUNS:
-                result = train_run(folder, run, seed, args.seconds, Path(root) / "cache")
+            for run, recipe in RECIPES.items():
+                result = train_recipe(folder, recipe, seed, args.seconds, Path(root) / "cache")
                 results[run].append(result)
                 print(f"  seed {seed}, {run}: {result}", flush=True)
-    scores = {run: [result["val_f1"] for result in results[run]] for run in RUNS}
-    lowest_recall = min(min(result["recalls"]) for run in RUNS for result in results[run])
+    scores = {run: [result["val_f1"] for result in results[run]] for run in RECIPES}
+    recalls = {run: min(min(r["recalls"]) for r in results[run]) for run in RECIPES}
+    rivals = [scores[run] for run in RECIPES if run != "champion"]
     overrun = max(
-        abs(result["seconds"] / args.seconds - 1) for run in RUNS for result in results[run]
+        abs(result["seconds"] / args.seconds - 1) for run in RECIPES for result in results[run]
     )
     rows = [
         [
@@ -115,7 +126,7 @@ def main() -> None:
             report.spread([r["epochs"] for r in results[run]]),
             report.spread([r["seconds"] for r in results[run]], 1),
         ]
-        for run in RUNS
+        for run in RECIPES
     ]
     report.write_report(
         args.report,
@@ -126,15 +137,20 @@ def main() -> None:
         goals=[
             report.Goal(
                 text="`champion` beats `simple_cnn_v2` by macro F1, seed by seed",
-                measured=", ".join(
-                    f"{b:.4f} to {a:.4f}" for a, b in zip(*scores.values(), strict=True)
+                measured=f"{min(scores['champion']):.4f} and more, against "
+                f"{max(map(max, rivals)):.4f} and less",
+                is_reached=all(
+                    ours > max(theirs)
+                    for ours, *theirs in zip(scores["champion"], *rivals, strict=True)
                 ),
-                is_reached=all(b > a for a, b in zip(*scores.values(), strict=True)),
             ),
-            report.Goal(
-                text="neither predicts one class only",
-                measured=f"lowest recall of a class {lowest_recall:.3f}",
-                is_reached=lowest_recall > 0,
+            *(
+                report.Goal(
+                    text=f"`{run}` does not predict one class only",
+                    measured=f"lowest recall of a class {recall:.3f}",
+                    is_reached=recall > 0,
+                )
+                for run, recall in recalls.items()
             ),
             report.Goal(
                 text="training ends within 5 % of its time limit",

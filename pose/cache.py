@@ -150,14 +150,14 @@ def _build(
         try:
             for done, task in enumerate(concurrent.futures.as_completed(tasks), start=1):
                 task.result()
+                # While the others decode: at the end there is little left to wait for.
+                os.fsync(handle.fileno())
                 if progress:
                     progress(min(done * CHUNK, len(files)), len(files))
         except BaseException:
             for task in tasks:
                 task.cancel()
             raise
-        pool.shutdown()
-        os.fsync(handle.fileno())
     # The index comes last: a folder without one is no cache.
     index = {"digests": digests, "bad": {str(row): bad[row] for row in sorted(bad)}}
     write_text(folder / "index.json", json.dumps(index))

@@ -268,6 +268,27 @@ print(type(model).__module__)
     assert done.stdout.strip() == "pose.models.classifier"
 
 
+def test_exported_models_load_without_the_code(data, tmp_path):
+    made = Project(tmp_path / "pose")
+    made.run(*made.train_command(dataset=data, model_format="pt2", **{**SMALL, "seeds": "7"}))
+    trained, _ = seed_folder.read_model(made.folder / "outputs" / "ensemble_1" / "seed_7")
+    images = torch.randint(0, 256, (5, 3, 57, 91), dtype=torch.uint8)
+    torch.save({"images": images, "logits": trained.eval()(images)}, tmp_path / "expected.pt")
+    script = f"""
+import mlflow, sys, torch
+mlflow.set_tracking_uri({made.store!r})
+model = mlflow.pytorch.load_model("models:/pose/1")
+expected = torch.load("expected.pt")
+with torch.no_grad():
+    torch.testing.assert_close(model(expected["images"]), expected["logits"])
+    torch.testing.assert_close(model(expected["images"][:1]), expected["logits"][:1])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_another_training_of_the_run_keeps_the_first(project, data, votes):
     """Must stay the last test that trains here: it adds a parent and versions."""
     out = project.run(*project.train_command(dataset=data, **SMALL))
