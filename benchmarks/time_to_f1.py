@@ -135,7 +135,7 @@ def draw(curves: dict[str, Curve], path: Path) -> None:
     )
     axes.set(xlabel="seconds of training", ylabel="validation macro F1", ylim=(0, 1))
     axes.grid(alpha=0.3)
-    axes.legend(loc="center right")
+    figure.legend(loc="outside upper center", ncols=2)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
