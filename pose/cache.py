@@ -5,27 +5,34 @@ processes. Which files belong to it and what they mean is the caller's business.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import os
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from pose.errors import InputError
-from pose.files import locked, write_text
+from pose.files import locked, read_bytes, write_text
 from pose.images import BadImageError, read_image
 
 # Part of every key: raise it when the same files would be decoded to other bytes.
 FORMAT = 4
 
-# Images that one task decodes and writes.
-CHUNK = 64
+# Images that one task decodes and writes: what they take stays in the second-level cache.
+CHUNK = 16
+
+# The file that makes a folder a cache; it is written last.
+INDEX = "index.json"
+PIXELS = "images.u8"
 
 # Shows that `done` of `total` images are decoded.
 Progress = Callable[[int, int], None]
@@ -65,6 +72,9 @@ def open_cache(
     The key is made of paths, sizes and times of modification, so a changed file gives a new
     cache. Two processes that ask for the same cache build it once; the second waits.
 
+    A cache that was built here is returned before it is on disk: a thread sees to that, and the
+    process does not end before. If it is killed before, the next one builds anew.
+
     Args:
         num_workers: threads that decode; 0: one per core.
         progress: called while building, from this thread.
@@ -81,14 +91,23 @@ def open_cache(
             f"({error.strerror}): give another --cache-root"
         ) from error
     folder = root / _key(files, size)
-    if not (folder / "index.json").exists():
-        with locked(root / f"{folder.name}.lock"):
-            if not (folder / "index.json").exists():
-                _build(folder, files, size, num_workers or os.cpu_count() or 1, progress)
-    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    shape = (len(files), 3, size, size)
+    if not (folder / INDEX).exists():
+        with contextlib.ExitStack() as lock:
+            lock.enter_context(locked(root / f"{folder.name}.lock"))
+            if not (folder / INDEX).exists():
+                index = _build(folder, files, size, num_workers or os.cpu_count() or 1, progress)
+                # Waiting for the disk takes longer than decoding; the lock is kept until then.
+                args = (folder, index, lock.pop_all())
+                threading.Thread(target=_save, args=args, name="save cache").start()
+                return _open(folder, len(files), size, index)
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    return _open(folder, len(files), size, index)
+
+
+def _open(folder: Path, num_images: int, size: int, index: dict[str, Any]) -> ImageCache:
     # Copy on write: torch asks for writable memory, and the file must never change.
-    pixels = np.memmap(folder / "images.u8", dtype=np.uint8, mode="c", shape=shape)
+    shape = (num_images, 3, size, size)
+    pixels = np.memmap(folder / PIXELS, dtype=np.uint8, mode="c", shape=shape)
     return ImageCache(
         images=torch.from_numpy(pixels),
         digests=tuple(index["digests"]),
@@ -111,56 +130,63 @@ def _key(files: Sequence[Path], size: int) -> str:
 
 def _build(
     folder: Path, files: Sequence[Path], size: int, num_workers: int, progress: Progress | None
-) -> None:
+) -> dict[str, Any]:
+    """Decode `files` into the cache's pixels; returns what its index has to say."""
     # What an interrupted build left behind; the lock says that nobody is at work in it.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    shape = (len(files), 3, size, size)
-    with open(folder / "images.u8", "wb") as handle:
-        num_bytes = math.prod(shape)
-        try:
-            # Taken now: a disk that fills up later would kill the process at a write to the map.
-            os.posix_fallocate(handle.fileno(), 0, num_bytes)
-        except OSError as error:
-            raise InputError(
-                f"cache_root must have room for {num_bytes / 1e9:.1f} GB of decoded images, found "
-                f"none in {folder.parent} ({error.strerror}): give another --cache-root"
-            ) from error
+    image_shape = (3, size, size)
+    image_bytes = math.prod(image_shape)
     digests = [""] * len(files)
     bad: dict[int, str] = {}
 
     def decode(rows: range) -> None:
-        # Written a chunk at a time: a memory-mapped file costs a page fault for every 4 KiB.
-        chunk = np.zeros((len(rows), 3, size, size), dtype=np.uint8)
+        # Written, not mapped: a memory-mapped file costs a page fault for every 4 KiB.
+        chunk = np.zeros((len(rows), *image_shape), dtype=np.uint8)
         for place, row in enumerate(rows):
             try:
-                data = files[row].read_bytes()
+                data = read_bytes(files[row])
                 digests[row] = hashlib.sha256(data).hexdigest()
-                chunk[place] = read_image(data, size).numpy()
+                chunk[place] = read_image(data, size)
             except (BadImageError, OSError) as error:
                 bad[row] = str(error)
-        _write_at(handle.fileno(), chunk, rows.start * math.prod(shape[1:]))
+        _write_at(handle.fileno(), chunk, rows.start * image_bytes)
 
     with (
-        open(folder / "images.u8", "r+b") as handle,
+        open(folder / PIXELS, "wb") as handle,
         concurrent.futures.ThreadPoolExecutor(num_workers) as pool,
     ):
+        _reserve(handle.fileno(), len(files) * image_bytes, folder.parent)
         starts = range(0, len(files), CHUNK)
         tasks = [pool.submit(decode, range(len(files))[start : start + CHUNK]) for start in starts]
         try:
             for done, task in enumerate(concurrent.futures.as_completed(tasks), start=1):
                 task.result()
-                # While the others decode: at the end there is little left to wait for.
-                os.fsync(handle.fileno())
                 if progress:
                     progress(min(done * CHUNK, len(files)), len(files))
         except BaseException:
             for task in tasks:
                 task.cancel()
             raise
-    # The index comes last: a folder without one is no cache.
-    index = {"digests": digests, "bad": {str(row): bad[row] for row in sorted(bad)}}
-    write_text(folder / "index.json", json.dumps(index))
+    return {"digests": digests, "bad": {str(row): bad[row] for row in sorted(bad)}}
+
+
+def _reserve(descriptor: int, num_bytes: int, root: Path) -> None:
+    """Take the room on disk now, not when half of the images are decoded."""
+    try:
+        os.posix_fallocate(descriptor, 0, num_bytes)
+    except OSError as error:
+        raise InputError(
+            f"cache_root must have room for {num_bytes / 1e9:.1f} GB of decoded images, found "
+            f"none in {root} ({error.strerror}): give another --cache-root"
+        ) from error
+
+
+def _save(folder: Path, index: dict[str, Any], lock: contextlib.ExitStack) -> None:
+    """Bring the pixels to the disk, then write the index: a folder without one is no cache."""
+    with lock, open(folder / PIXELS, "rb") as handle:
+        os.fsync(handle.fileno())
+        write_text(folder / INDEX, json.dumps(index))
 
 
 def _write_at(descriptor: int, values: np.ndarray, offset: int) -> None:

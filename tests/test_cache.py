@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,8 +38,8 @@ def test_cache_holds_the_decoded_images_in_the_order_of_the_files(files, tmp_pat
     cache = open_cache(asked, 12, cache_root=tmp_path / "cache")
     assert cache.images.shape == (70, 3, 12, 12)
     assert cache.images.dtype == torch.uint8
-    expected = torch.stack([read_image(path.read_bytes(), 12) for path in asked])
-    assert torch.equal(cache.images, expected)
+    expected = np.stack([read_image(path.read_bytes(), 12) for path in asked])
+    assert np.array_equal(cache.images, expected)
     assert cache.digests[0] == hashlib.sha256(asked[0].read_bytes()).hexdigest()
     assert cache.bad == {}
 
@@ -46,14 +47,17 @@ def test_cache_holds_the_decoded_images_in_the_order_of_the_files(files, tmp_pat
 def test_second_opening_builds_nothing(files, tmp_path):
     root = tmp_path / "cache"
     first = open_cache(files, 12, cache_root=root)
-    before = state_of(root)
 
     def never(done, total):
         raise AssertionError("built again")
 
+    # This one waits until the first is on disk.
     second = open_cache(files, 12, cache_root=root, progress=never)
-    assert torch.equal(first.images, second.images)
-    assert first.digests == second.digests
+    before = state_of(root)
+    third = open_cache(files, 12, cache_root=root, progress=never)
+    for later in (second, third):
+        assert torch.equal(first.images, later.images)
+        assert first.digests == later.digests
     assert state_of(root) == before
 
 
@@ -97,7 +101,7 @@ def test_bad_files_are_reported_by_row_and_reading_them_again_says_the_same(file
         assert list(cache.bad) == [2, 5, 7]
         assert cache.bad[2] == "an empty file"
         assert "runcated" in cache.bad[5]
-        assert torch.equal(cache.images[6], read_image(files[6].read_bytes(), 12))
+        assert np.array_equal(cache.images[6], read_image(files[6].read_bytes(), 12))
 
 
 def test_mended_link_gives_a_new_cache(files, tmp_path):
@@ -113,7 +117,7 @@ def test_mended_link_gives_a_new_cache(files, tmp_path):
 def test_progress_counts_images_up_to_all(files, tmp_path):
     told = []
     open_cache(files, 12, cache_root=tmp_path / "cache", progress=lambda *pair: told.append(pair))
-    assert told == [(64, 70), (70, 70)]
+    assert told == [(done, 70) for done in (16, 32, 48, 64, 70)]
 
 
 def test_interrupted_build_is_no_cache_and_the_next_one_is_whole(files, tmp_path):
@@ -128,7 +132,36 @@ def test_interrupted_build_is_no_cache_and_the_next_one_is_whole(files, tmp_path
     told = []
     cache = open_cache(files, 12, cache_root=root, progress=lambda *pair: told.append(pair))
     assert told, "it was not built anew"
-    assert torch.equal(cache.images[-1], read_image(files[-1].read_bytes(), 12))
+    assert np.array_equal(cache.images[-1], read_image(files[-1].read_bytes(), 12))
+
+
+KILLED_BEFORE_IT_IS_ON_DISK = """
+import os, pathlib, signal, sys, time
+from pose.cache import open_cache
+os.fsync = lambda descriptor: time.sleep(60)
+files = sorted(pathlib.Path(sys.argv[1]).iterdir())
+print(int(open_cache(files, 12).images.sum()), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_cache_is_used_before_it_is_on_disk_and_trusted_only_after(files, tmp_path):
+    root = tmp_path / "cache"
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_BEFORE_IT_IS_ON_DISK, str(files[0].parent)],
+        cwd=PROJECT,
+        env={**os.environ, "POSE_CACHE": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    expected = sum(int(read_image(path.read_bytes(), 12).sum()) for path in files)
+    assert killed.stdout == f"{expected}\n", killed.stderr
+    assert not list(root.rglob("index.json"))
+    told = []
+    cache = open_cache(files, 12, cache_root=root, progress=lambda *pair: told.append(pair))
+    assert told, "it was not built anew"
+    assert int(cache.images.sum()) == expected
 
 
 BUILD_TWICE = """
