@@ -3,9 +3,9 @@
 The ceiling is the same files decoded to pixels of their own size and dropped: by simplejpeg
 (libjpeg-turbo), torchvision and Pillow, in one thread or process per core. The cache also resizes,
 hashes and writes. A virtual machine may have to ask its host for each page of memory that it uses
-for the first time, which can take longer than decoding what goes there: so the cache is built once
-in memory that was in use before, and once in what the system gives. A second run finds the cache
-and the tracking store; its seconds count from the end of the imports to its first optimizer step.
+for the first time, which can take as long as decoding what goes there: so the cache is built in the
+memory that an older one left, and also without such. A second run finds the cache and the tracking
+store; its seconds count from the end of the imports to its first optimizer step.
 
     python -m benchmarks.decoding
 """
@@ -15,9 +15,9 @@ import concurrent.futures
 import functools
 import io
 import itertools
-import mmap
 import multiprocessing
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -41,7 +41,7 @@ from pose.seed import cache_size
 CHUNK = 64
 TO_SIZE = "to the cache's size"
 CACHE = "the cache"
-AS_FOUND = "the cache, memory as found"
+IN_NEW_MEMORY = "the cache, in new memory"
 
 
 def by_simplejpeg(path: Path) -> None:
@@ -93,27 +93,24 @@ def pool_side(
             yield len(files) / (time.perf_counter() - started)
 
 
-def cache_side(files: Sequence[Path], size: int, *, touches_memory: bool) -> Iterator[float]:
-    """Images per second of `open_cache` where there is no cache."""
+def cache_side(files: Sequence[Path], size: int, *, keeps_older: bool) -> Iterator[float]:
+    """Images per second of `open_cache` where there is no cache.
+
+    Args:
+        keeps_older: the cache of the turn before stays; else it is deleted just before this turn,
+            and the memory that the system kept its file in is free again.
+    """
     with tempfile.TemporaryDirectory() as root:
-        yield open_cache(files[:CHUNK], size, cache_root=Path(root) / "warm-up")
         for turn in itertools.count():
             turn_root = Path(root) / str(turn)
-            if touches_memory:
-                touch_memory(2 * len(files) * 3 * size**2)
+            if turn and not keeps_older:
+                shutil.rmtree(turn_root.with_name(str(turn - 1)))
             started = time.perf_counter()
             open_cache(files, size, cache_root=turn_root)
             rate = len(files) / (time.perf_counter() - started)
             # Waits until the first one is on disk: not into the next side's time.
             open_cache(files, size, cache_root=turn_root)
             yield rate
-
-
-def touch_memory(num_bytes: int) -> None:
-    """Write to so much of the system's free memory, and free it again."""
-    with mmap.mmap(-1, num_bytes) as memory:
-        for start in range(0, num_bytes, mmap.PAGESIZE):
-            memory[start] = 1
 
 
 def main() -> None:
@@ -138,8 +135,8 @@ def main() -> None:
         }
         build = functools.partial(cache_side, files, size)
         sides = {
-            CACHE: functools.partial(build, touches_memory=True),
-            AS_FOUND: functools.partial(build, touches_memory=False),
+            CACHE: functools.partial(build, keeps_older=False),
+            IN_NEW_MEMORY: functools.partial(build, keeps_older=True),
         }
         for name, decode in decoders.items():
             for pool in ("threads", "processes"):
