@@ -25,7 +25,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from benchmarks import original, ours, report
 from pose.augment import PRESETS, augment_batch, gather, sample_params
@@ -40,26 +39,6 @@ LABELS = tuple(map(str, range(NUM_CLASSES)))
 GOAL_RATE = 30_000
 # Trains for a number of steps; how many images that are, over all seeds, is the caller's to know.
 Run = Callable[[int], None]
-
-
-class ConstantsOnce(TorchFunctionMode):
-    """Makes each `torch.tensor([...])` of the augmentation once.
-
-    A constant is a copy from the host, which must not happen while a graph is captured.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._made: dict[str, Tensor] = {}
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func is not torch.tensor:
-            return func(*args, **kwargs)
-        key = repr((args, sorted(kwargs.items())))
-        if key not in self._made:
-            self._made[key] = func(*args, **kwargs)
-        return self._made[key]
 
 
 class DeviceStep:
@@ -214,19 +193,18 @@ def capture(
     step: Callable[[], None], generators: Sequence[torch.Generator]
 ) -> torch.cuda.CUDAGraph:
     """The step as a graph; it has run a few times then."""
-    with ConstantsOnce():
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(5):
-                step()
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        for generator in generators:
-            graph.register_generator_state(generator)
-        with torch.cuda.graph(graph):
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(5):
             step()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
+    with torch.cuda.graph(graph):
+        step()
     return graph
 
 

@@ -25,7 +25,6 @@ from pose.cache import open_cache
 from pose.dataset import read_dataset
 from pose.device import keep_freed_memory, pick_precision
 from pose.models import build_model
-from pose.seed import cache_size
 from pose.training import predict_logits
 
 IMAGE_SIZE = 128
@@ -68,7 +67,7 @@ def our_side(files: Sequence[Path], num_members: int) -> Iterator[dict[str, floa
 
     def predict(some_files: Sequence[Path], cache_root: Path) -> float:
         started = time.perf_counter()
-        cache = open_cache(some_files, cache_size(IMAGE_SIZE), cache_root=cache_root)
+        cache = open_cache(some_files, IMAGE_SIZE, cache_root=cache_root)
         rows = torch.arange(len(some_files))
         for model in models:
             predict_logits(model, cache.images, rows, precision)
