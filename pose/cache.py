@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -184,9 +185,17 @@ def _reserve(descriptor: int, num_bytes: int, root: Path) -> None:
 
 def _save(folder: Path, index: dict[str, Any], lock: contextlib.ExitStack) -> None:
     """Bring the pixels to the disk, then write the index: a folder without one is no cache."""
-    with lock, open(folder / PIXELS, "rb") as handle:
-        os.fsync(handle.fileno())
-        write_text(folder / INDEX, json.dumps(index))
+    with lock:
+        try:
+            with open(folder / PIXELS, "rb") as handle:
+                os.fsync(handle.fileno())
+            write_text(folder / INDEX, json.dumps(index))
+        except OSError as error:
+            warnings.warn(
+                f"the decoded images could not be kept in {folder} ({error.strerror}): this run "
+                "goes on with them, the next one decodes again",
+                stacklevel=1,
+            )
 
 
 def _write_at(descriptor: int, values: np.ndarray, offset: int) -> None:

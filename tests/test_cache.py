@@ -1,9 +1,11 @@
 """Decoded images on disk: built once, shared, never half."""
 
+import errno
 import hashlib
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +164,21 @@ def test_cache_is_used_before_it_is_on_disk_and_trusted_only_after(files, tmp_pa
     cache = open_cache(files, 12, cache_root=root, progress=lambda *pair: told.append(pair))
     assert told, "it was not built anew"
     assert int(cache.images.sum()) == expected
+
+
+@pytest.mark.filterwarnings("always:the decoded images could not be kept")
+def test_cache_that_cannot_be_kept_is_used_and_said(files, tmp_path, monkeypatch):
+    def fail(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.warns(UserWarning, match=r"Input/output error.*the next one decodes again"):
+        cache = open_cache(files, 12, cache_root=tmp_path / "cache")
+        for thread in threading.enumerate():
+            if thread.name == "save cache":
+                thread.join()
+    assert np.array_equal(cache.images[-1], read_image(files[-1].read_bytes(), 12))
+    assert not list((tmp_path / "cache").rglob("index.json"))
 
 
 BUILD_TWICE = """
