@@ -36,7 +36,6 @@ from benchmarks.startup import measure_starts
 from pose.cache import open_cache
 from pose.dataset import read_dataset
 from pose.images import read_image
-from pose.seed import cache_size
 
 CHUNK = 64
 TO_SIZE = "to the cache's size"
@@ -126,7 +125,7 @@ def main() -> None:
     args = parser.parse_args()
     with ours.data_folder(args.dataset, args.num_images) as folder:
         files = read_dataset(folder).files
-        size = cache_size(args.image_size)
+        size = args.image_size
         decoders = {
             "simplejpeg": by_simplejpeg,
             "torchvision": by_torchvision,

@@ -182,7 +182,7 @@ def augment_batch(images: Tensor, params: AugmentParams, image_size: int) -> Ten
     """Augmented images `(n, 3, image_size, image_size)` float32 in 0..1.
 
     Args:
-        images: `(n, 3, S, S)` uint8, at least as large as `image_size` for a sharp result.
+        images: `(n, 3, S, S)` uint8.
     """
     n, device = len(images), images.device
     across, down = _turn(params.angle, image_size)

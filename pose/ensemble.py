@@ -206,7 +206,6 @@ def _predict(
     ids, files = list(tests), list(tests.values())
     images = {}
     rows = torch.arange(len(ids))
-    # At the very size that the members see: no crops here, so nothing is to be resized twice.
     for size in sorted({member.config["image_size"] for member in members}):
         cache = open_cache(
             files, size,
