@@ -168,6 +168,7 @@ def main() -> None:
             ]
         )
     whole = sum(work.values()) / statistics.median(best)
+    unnamed = 100 * statistics.median(kinds["everything else"]) / total
     report.write_report(
         args.report,
         title="The optimizer step of `simple_cnn`",
@@ -176,9 +177,11 @@ def main() -> None:
         "median (lowest-highest)",
         goals=[
             report.Goal(
-                text="what is left between the step and the machine is known",
-                measured=f"{whole:.0f} of {ceiling:.0f} GFLOP/s: {100 * whole / ceiling:.0f} %",
-                is_reached=None,
+                text="what is left between the step and the machine is known: at least 90 % of the "
+                "step's time has a name below",
+                measured=f"{100 - unnamed:.0f} %; the step reaches {whole:.0f} of {ceiling:.0f} "
+                f"GFLOP/s, {100 * whole / ceiling:.0f} %",
+                is_reached=unnamed <= 10,
             )
         ],
         tables=[
@@ -204,7 +207,11 @@ NOTES = (
     "convolution bias, no autocast cache: within noise.",
     "OMP_WAIT_POLICY, OMP_PROC_BIND, huge pages by `madvise` or glibc: no gain beyond noise.",
     "Batch norm and pooling as one function of PyTorch operations: slower, since finding the "
-    "winner of each window costs 35 ms; it would need C++.",
+    "winner of each window costs 35 ms.",
+    "Batch norm, pooling and ReLU as kernels of our own, compiled by Numba on PyTorch's threads: "
+    "19 ms instead of 38, the same loss to 5 digits. But they cannot read oneDNN's layout, and the "
+    "convolutions take 17 ms more in channels last: a step of 139 ms instead of 142, not worth a "
+    "compiler of 60 MB among the requirements.",
     "oneDNN's layout gains where batch norm and pooling are a large part. Not on `pose_net`, whose "
     "step is convolutions; only 1.1 in evaluation, where hooks and exporters want usual tensors.",
 )
