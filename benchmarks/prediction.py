@@ -24,7 +24,7 @@ from benchmarks.sides import measure_in_turn
 from pose.cache import open_cache
 from pose.dataset import read_dataset
 from pose.device import keep_freed_memory, pick_precision
-from pose.models import build_model
+from pose.models import build_model, for_inference
 from pose.training import predict_logits
 
 IMAGE_SIZE = 128
@@ -60,16 +60,14 @@ def our_side(files: Sequence[Path], num_members: int) -> Iterator[dict[str, floa
     device = torch.device("cpu")
     precision = pick_precision("auto", device)
     labels = tuple(map(str, range(NUM_CLASSES)))
-    models = [
-        build_model("simple_cnn_v2", labels, IMAGE_SIZE).to(memory_format=torch.channels_last)
-        for _ in range(num_members)
-    ]
+    members = [build_model("simple_cnn_v2", labels, IMAGE_SIZE) for _ in range(num_members)]
 
     def predict(some_files: Sequence[Path], cache_root: Path) -> float:
         started = time.perf_counter()
         cache = open_cache(some_files, IMAGE_SIZE, cache_root=cache_root)
         rows = torch.arange(len(some_files))
-        for model in models:
+        for member in members:
+            model = for_inference(member).to(memory_format=torch.channels_last)
             predict_logits(model, cache.images, rows, precision)
         return len(some_files) / (time.perf_counter() - started)
 

@@ -19,7 +19,7 @@ from pose.dataset import find_dataset, read_test_images
 from pose.device import describe, keep_freed_memory, pick_device, pick_precision
 from pose.errors import InputError, first_few
 from pose.files import write_text
-from pose.models import ImageClassifier, SeedEnsemble
+from pose.models import ImageClassifier, SeedEnsemble, for_inference
 from pose.seed_folder import Predictions
 from pose.tracking import RegisteredMember
 from pose.training import predict_logits, probs_of
@@ -225,7 +225,7 @@ def _predict(
         raise InputError("test images must be readable, found not a single one that is")
     predictions = []
     for member in members:
-        model = member.model.to(device=device, memory_format=torch.channels_last)
+        model = for_inference(member.model).to(device, memory_format=torch.channels_last)
         size = member.config["image_size"]
         logits = predict_logits(model, images[size], rows, dtype, progress=console.predict_progress)
         predictions.append(
@@ -340,14 +340,10 @@ def _record(
         note=describe_vote(result, voting_rule, name),
         files=files,
     )
-    # Members back as they were saved: on the CPU, in the default memory order.
-    plain = [
-        member.model.to(device="cpu", memory_format=torch.contiguous_format) for member in members
-    ]
     tracking.log_model(
         client,
         result.run_id,
-        SeedEnsemble(plain).eval(),
+        SeedEnsemble([member.model for member in members]).eval(),
         name=tracking.ENSEMBLE_NAME,
         num_classes=len(members[0].config["labels"]),
         extra_files=[path for path in files if path.name == "members.csv"],

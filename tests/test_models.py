@@ -15,6 +15,7 @@ from pose.models import (
     SeedEnsemble,
     build_model,
     check_model_name,
+    for_inference,
     onednn,
     simple_cnn,
 )
@@ -193,6 +194,48 @@ def test_weights_follow_from_the_global_seed():
         weights.append(build_model("pose_net", LABELS, 32).network.head.weight)
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+# Prediction
+
+
+@pytest.mark.parametrize("name", [*MODELS, "torchvision/mobilenet_v3_small"])
+def test_models_for_inference_give_the_same_logits_and_leave_the_original_alone(name):
+    model = scrambled(build_model(name, LABELS, 64)).train()
+    images = random_images(5, 64, 50)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    predicting = for_inference(model)
+    assert model.training
+    with torch.inference_mode():
+        expected = model.eval()(images)
+        torch.testing.assert_close(predicting(images), expected, rtol=1e-3, atol=1e-4)
+    assert expected.std() > 0.01, "the comparison must compare something"
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_simple_cnn_for_inference_has_no_batch_norm_and_uses_onednn_layout():
+    if not onednn.is_supported(torch.float32):
+        pytest.skip("this torch is built without oneDNN")
+    model = for_inference(build_model("simple_cnn", LABELS, 32))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    layouts = []
+    for block in model.network.features:
+        block.register_forward_hook(lambda *args: layouts.append(args[2].layout))
+    model(torch.zeros(1, 3, 32, 32))
+    assert layouts == [torch._mkldnn] * 4
+
+
+def test_batch_norm_is_folded_only_where_it_follows_for_sure():
+    class Reversed(nn.Sequential):
+        def forward(self, x):
+            for layer in reversed(self):
+                x = layer(x)
+            return x
+
+    network = Reversed(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    model = scrambled(ImageClassifier(Preprocess(8), network, LABELS))
+    predicting, images = for_inference(model), random_images(2, 8, 8)
+    assert torch.equal(predicting(images), model(images))
 
 
 # Ensembles

@@ -6,6 +6,7 @@ This package depends on torch and torchvision alone, so that it can travel with 
 
 from pose.models.classifier import ImageClassifier
 from pose.models.ensemble import SeedEnsemble
+from pose.models.inference import for_inference
 from pose.models.zoo import MODELS, TORCHVISION_PREFIX, build_model, check_model_name
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "SeedEnsemble",
     "build_model",
     "check_model_name",
+    "for_inference",
 ]
