@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from pose.device import describe
+from pose.device import cpu_info, describe
 
 REPORTS = Path(__file__).parent / "reports"
 PACKAGES = ("torch", "torchvision", "pillow", "numpy", "mlflow")
@@ -152,6 +152,10 @@ def _git(root: Path, *arguments: str) -> str:
 
 def _hardware(device: torch.device) -> str:
     cpu = describe(torch.device("cpu"), torch.float32).split("(")[1].split(",")[0]
+    info = cpu_info()
+    if "cpu family" in info:
+        # A virtual machine's name for its processor may be that of several generations.
+        cpu += f" (family {info['cpu family']}, model {info['model']})"
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     text = f"{cpu}, {os.cpu_count()} cores, {pages / 2**30:.0f} GiB memory"
     if device.type == "cuda":

@@ -75,7 +75,8 @@ def keep_freed_memory() -> None:
     libc.mallopt(trim_threshold, 2**31 - 1)
 
 
-def _cpu_info() -> dict[str, str]:
+def cpu_info() -> dict[str, str]:
+    """What Linux says of the (last) core, by its own names; nothing on other systems."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return {}
@@ -84,8 +85,8 @@ def _cpu_info() -> dict[str, str]:
 
 
 def _cpu_flags() -> set[str]:
-    return set(_cpu_info().get("flags", "").split())
+    return set(cpu_info().get("flags", "").split())
 
 
 def _cpu_name() -> str:
-    return _cpu_info().get("model name") or platform.processor() or platform.machine()
+    return cpu_info().get("model name") or platform.processor() or platform.machine()

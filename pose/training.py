@@ -255,7 +255,8 @@ def train_one_epoch(
     num_classes = len(data.mirrors)
     weight = class_weights(data.labels[data.train_rows], num_classes, recipe.class_weighting)
     order = data.train_rows[torch.randperm(len(data.train_rows), generator=state.shuffle_generator)]
-    batches = order.split(recipe.batch_size)
+    # Copied once, not in every step.
+    batches = order.to(data.images.device).split(recipe.batch_size)
     steps_per_epoch = len(batches)
     losses = torch.zeros(len(batches), device=device)
     confusion = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
@@ -267,26 +268,16 @@ def train_one_epoch(
             batches, losses = batches[:step], losses[:step]
             break
         set_learning_rate(state, recipe, done)
-        images, labels, targets = training_batch(data, rows, recipe, state.augment_generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-            logits = state.model(images)
-        loss = F.cross_entropy(
-            logits, targets, weight=weight, label_smoothing=recipe.label_smoothing
-        )
-        loss.backward()
-        if recipe.clip_grad_norm:
-            nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_grad_norm)
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
+        loss, labels, preds = train_step(state, data, rows, recipe, precision, weight)
         if state.ema is not None:
             # Shorter at first, so that the average leaves the random weights behind.
             num_steps = state.num_epochs_done * steps_per_epoch + step
             decay = min(recipe.ema_decay, (1 + num_steps) / (10 + num_steps))
             update_ema(state.ema, state.model, decay)
-        # Nothing here waits for the device: sums stay on it until the epoch ends.
-        losses[step] = loss.detach()
-        pairs = labels * num_classes + logits.detach().argmax(dim=1)
-        # Not bincount, which makes the host wait for CUDA to know the largest value.
+        # Sums stay on the device until the epoch ends. Not bincount, which makes the host wait for
+        # CUDA to know the largest value.
+        losses[step] = loss
+        pairs = labels * num_classes + preds
         confusion.scatter_add_(0, pairs, torch.ones_like(pairs))
         progress(step + 1, len(batches))
     check_finite(losses, state.num_epochs_done + 1)
@@ -298,6 +289,35 @@ def train_one_epoch(
         "train_acc": metrics.accuracy(matrix),
         "train_f1": metrics.macro_f1(matrix),
     }
+
+
+def train_step(
+    state: TrainState,
+    data: TrainingData,
+    rows: Tensor,
+    recipe: Recipe,
+    precision: torch.dtype,
+    weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One optimizer step on the augmented images of `rows` `(n,)`. Nothing waits for the device.
+
+    Args:
+        weight: of each class in the loss `(num_classes,)`.
+
+    Returns:
+        the loss `()`; labels after flips and predictions before the step, `(n,)` int64. All stay
+        on the device.
+    """
+    images, labels, targets = training_batch(data, rows, recipe, state.augment_generator)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+        logits = state.model(images)
+    loss = F.cross_entropy(logits, targets, weight=weight, label_smoothing=recipe.label_smoothing)
+    loss.backward()
+    if recipe.clip_grad_norm:
+        nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_grad_norm)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    return loss.detach(), labels, logits.detach().argmax(dim=1)
 
 
 def training_batch(
