@@ -56,13 +56,16 @@ def original_side(
         yield {"original": num_batches * original.BATCH_SIZE / (time.perf_counter() - started)}
 
 
-def our_side(folder: Path, model: str, cache_root: Path) -> Iterator[dict[str, float]]:
-    """Images per second over an epoch of training, and over as many bare steps."""
+def our_side(
+    folder: Path, model: str, cache_root: Path, num_images: int
+) -> Iterator[dict[str, float]]:
+    """Images per second over an epoch of `num_images`, and over as many bare steps."""
     keep_freed_memory()
     recipe = ours.frozen_recipe(model)
     precision = pick_precision("auto", CPU)
     loaded = load_data(folder, recipe.image_size, cache_root)
     data = ours.train_everything(training_data(loaded, recipe, 0, CPU))
+    data = dataclasses.replace(data, train_rows=data.train_rows[:num_images])
     labels = loaded.dataset.classes.labels
     state, bare = (ours.new_state(recipe, labels, seed=0, device=CPU) for _ in range(2))
     images, _, targets = training_batch(
@@ -97,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ours.add_dataset_option(parser)
     parser.add_argument("--models", nargs="+", default=["simple_cnn", "simple_cnn_v2"])
-    parser.add_argument("--num-images", type=int, default=3000)
+    parser.add_argument("--num-images", type=int, default=3000, help="of an epoch of ours")
     parser.add_argument("--num-turns", type=int, default=5)
     parser.add_argument("--num-batches", type=int, default=15, help="of the original in a turn")
     parser.add_argument("--num-workers", type=int, default=2, help="of the original's DataLoader")
@@ -115,7 +118,9 @@ def main() -> None:
                     "original": functools.partial(
                         original_side, folder, model, args.num_batches, args.num_workers
                     ),
-                    "ours": functools.partial(our_side, folder, model, Path(cache_root)),
+                    "ours": functools.partial(
+                        our_side, folder, model, Path(cache_root), args.num_images
+                    ),
                 },
                 args.num_turns,
             )

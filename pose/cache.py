@@ -141,9 +141,14 @@ def _build(
     digests = [""] * len(files)
     bad: dict[int, str] = {}
 
+    thread = threading.local()
+
     def decode(rows: range) -> None:
-        # Written, not mapped: a memory-mapped file costs a page fault for every 4 KiB.
-        chunk = np.zeros((len(rows), *image_shape), dtype=np.uint8)
+        # Written, not mapped: a memory-mapped file costs a page fault for every 4 KiB. One array a
+        # thread: new ones for each task cost 4 % of the time.
+        if not hasattr(thread, "chunk"):
+            thread.chunk = np.empty((CHUNK, *image_shape), dtype=np.uint8)
+        chunk = thread.chunk[: len(rows)]
         for place, row in enumerate(rows):
             try:
                 data = read_bytes(files[row])
@@ -151,6 +156,7 @@ def _build(
                 chunk[place] = read_image(data, size)
             except (BadImageError, OSError) as error:
                 bad[row] = str(error)
+                chunk[place] = 0
         _write_at(handle.fileno(), chunk, rows.start * image_bytes)
 
     with (
