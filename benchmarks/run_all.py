@@ -19,11 +19,11 @@ BENCHMARKS = {
     "tracking": "--num-epochs 100 --num-starts 2",
     "decoding": "--num-turns 3 --num-starts 1",
     "memory": "--num-turns 3 --num-steps 10",
-    "prediction": "--num-turns 2 --num-images 500",
+    "prediction": "--num-turns 1 --num-images 1000",
     "step": "--num-turns 3",
     "training": "--num-turns 3 --num-batches 6 --num-images 1500",
     "time_to_f1": "--seconds 25",
-    "quality": "--num-images 1500 --num-epochs 3",
+    "quality": "--num-epochs 2",
 }
 
 
