@@ -19,6 +19,8 @@ from pose.optimization import build_optimizer
 from pose.runs import NAMED_RUNS
 from pose.training import TrainingData, TrainState, predict_logits, train_step
 
+# Autocast sees that there is no device; its types are of no interest here.
+pytestmark = pytest.mark.filterwarnings("error", "ignore:CUDA is not available")
 CUDA = torch.device("cuda", 0)
 
 
