@@ -99,6 +99,7 @@ def cache_side(files: Sequence[Path], size: int, *, in_memory_at_hand: bool) -> 
         for turn in itertools.count():
             turn_root = Path(root) / str(turn)
             if in_memory_at_hand:
+                # Four times the cache: which free pages the system takes is its own business.
                 write_and_delete(Path(root) / "file", 4 * len(files) * 3 * size**2)
             started = time.perf_counter()
             open_cache(files, size, cache_root=turn_root)

@@ -1,4 +1,4 @@
-"""Our side of the comparisons: `pose` on a data folder, and its bare optimizer step.
+"""Our side of the comparisons: `pose` on a data folder.
 
 Needs no MLflow.
 """
@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from pose.config import Recipe
 from pose.demo.draw import write_demo
@@ -49,23 +47,6 @@ def new_state(recipe: Recipe, labels: tuple[str, ...], seed: int, device) -> Tra
     return start_state(
         lambda: build_model(recipe.model, labels, recipe.image_size), recipe, seed, device
     )
-
-
-def compute_step(
-    state: TrainState, images: Tensor, labels: Tensor, precision: torch.dtype
-) -> Tensor:
-    """One optimizer step on images that are ready in memory; the loss stays on the device.
-
-    Args:
-        images: `(n, 3, image_size, image_size)` float32 in 0..1.
-    """
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-        logits = state.model(images)
-    loss = F.cross_entropy(logits, labels)
-    loss.backward()
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    return loss.detach()
 
 
 def train_everything(data: TrainingData, num_val: int = 64) -> TrainingData:

@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import original, ours, report
 from benchmarks.sides import measure_in_turn
 from pose.device import keep_freed_memory, pick_precision
+from pose.training import train_step
 
 CPU = torch.device("cpu")
 BATCH_SIZE, IMAGE_SIZE, NUM_CLASSES = 64, 128, 20
@@ -72,7 +73,7 @@ def our_step(onednn: bool, precision: str = "auto"):
     state = ours.new_state(recipe, names, seed=0, device=CPU)
     state.model.train()
     dtype = pick_precision(precision, CPU)
-    return lambda: ours.compute_step(state, images, labels, dtype)
+    return lambda: train_step(state, images, labels, recipe, dtype)
 
 
 def our_side(

@@ -19,7 +19,7 @@ import torch
 from benchmarks import ours, report
 from benchmarks.startup import measure_starts
 from pose import seed_folder, tracking
-from pose.training import TrainState
+from pose.training import TrainState, train_step
 
 EPOCH_SECONDS = 10
 ROW_KEYS = (
@@ -33,7 +33,7 @@ def trained_state() -> TrainState:
     recipe = ours.frozen_recipe("simple_cnn")
     state = ours.new_state(recipe, ("0", "1"), seed=0, device=torch.device("cpu"))
     images = torch.rand(4, 3, recipe.image_size, recipe.image_size)
-    ours.compute_step(state, images, torch.tensor([0, 1, 0, 1]), torch.float32)
+    train_step(state, images, torch.tensor([0, 1, 0, 1]), recipe, torch.float32)
     state.best_weights = {key: value.clone() for key, value in state.model.state_dict().items()}
     return state
 

@@ -25,7 +25,7 @@ from benchmarks.sides import measure_in_turn
 from pose.dataset import read_dataset
 from pose.device import keep_freed_memory, pick_precision
 from pose.seed import load_data, training_data
-from pose.training import train, training_batch
+from pose.training import train, train_step, training_batch
 
 CPU = torch.device("cpu")
 # More than the original's workers have decoded ahead when a turn begins: 2 workers x 2 batches.
@@ -76,7 +76,7 @@ def our_side(
     def run_bare(count: int) -> float:
         started = time.perf_counter()
         for _ in range(count):
-            ours.compute_step(bare, images, targets, precision)
+            train_step(bare, images, targets, recipe, precision)
         return count * recipe.batch_size / (time.perf_counter() - started)
 
     def run_epoch() -> float:

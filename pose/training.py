@@ -268,7 +268,8 @@ def train_one_epoch(
             batches, losses = batches[:step], losses[:step]
             break
         set_learning_rate(state, recipe, done)
-        loss, labels, preds = train_step(state, data, rows, recipe, precision, weight)
+        images, labels, targets = training_batch(data, rows, recipe, state.augment_generator)
+        loss, logits = train_step(state, images, targets, recipe, precision, weight)
         if state.ema is not None:
             # Shorter at first, so that the average leaves the random weights behind.
             num_steps = state.num_epochs_done * steps_per_epoch + step
@@ -277,7 +278,7 @@ def train_one_epoch(
         # Sums stay on the device until the epoch ends. Not bincount, which makes the host wait for
         # CUDA to know the largest value.
         losses[step] = loss
-        pairs = labels * num_classes + preds
+        pairs = labels * num_classes + logits.argmax(dim=1)
         confusion.scatter_add_(0, pairs, torch.ones_like(pairs))
         progress(step + 1, len(batches))
     check_finite(losses, state.num_epochs_done + 1)
@@ -293,22 +294,22 @@ def train_one_epoch(
 
 def train_step(
     state: TrainState,
-    data: TrainingData,
-    rows: Tensor,
+    images: Tensor,
+    targets: Tensor,
     recipe: Recipe,
     precision: torch.dtype,
     weight: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One optimizer step on the augmented images of `rows` `(n,)`. Nothing waits for the device.
+) -> tuple[Tensor, Tensor]:
+    """One optimizer step on images and targets as `training_batch` makes them.
+
+    Nothing waits for the device.
 
     Args:
         weight: of each class in the loss `(num_classes,)`.
 
     Returns:
-        the loss `()`; labels after flips and predictions before the step, `(n,)` int64. All stay
-        on the device.
+        the loss `()` and the logits `(n, num_classes)` before the step, on the device.
     """
-    images, labels, targets = training_batch(data, rows, recipe, state.augment_generator)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
         logits = state.model(images)
     loss = F.cross_entropy(logits, targets, weight=weight, label_smoothing=recipe.label_smoothing)
@@ -317,7 +318,7 @@ def train_step(
         nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_grad_norm)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
-    return loss.detach(), labels, logits.detach().argmax(dim=1)
+    return loss.detach(), logits.detach()
 
 
 def training_batch(
@@ -408,7 +409,8 @@ def predict_logits(
     """
     model.eval()
     device = next(model.parameters()).device
-    batches = rows.split(batch_size)
+    # Copied once, not in every batch.
+    batches = rows.to(images.device).split(batch_size)
     logits = []
     for done, batch_rows in enumerate(batches, start=1):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):

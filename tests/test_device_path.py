@@ -17,7 +17,7 @@ from pose.augment import PRESETS, augment_batch, gather, sample_params
 from pose.models import build_model
 from pose.optimization import build_optimizer
 from pose.runs import NAMED_RUNS
-from pose.training import TrainingData, TrainState, predict_logits, train_step
+from pose.training import TrainingData, TrainState, predict_logits, train_step, training_batch
 
 # Autocast sees that there is no device; its types are of no interest here.
 pytestmark = pytest.mark.filterwarnings("error", "ignore:CUDA is not available")
@@ -57,9 +57,15 @@ def test_augmentation_stays_on_the_device(fake_cuda, preset):
     assert images.device == labels.device == CUDA
 
 
-@pytest.mark.parametrize("run", ["ensemble_2", "simple_cnn_v2", "demo", "champion"])
-def test_a_training_step_waits_for_nothing(fake_cuda, monkeypatch, run):
-    recipe = dataclasses.replace(NAMED_RUNS[run].recipe, image_size=32, clip_grad_norm=1.0)
+RECIPES = [
+    *(NAMED_RUNS[run].recipe for run in ("ensemble_2", "simple_cnn_v2", "demo", "champion")),
+    dataclasses.replace(NAMED_RUNS["ensemble_2"].recipe, model="torchvision/resnet18"),
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: f"{r.model}-{r.augmentation}")
+def test_a_training_step_waits_for_nothing(fake_cuda, monkeypatch, recipe):
+    recipe = dataclasses.replace(recipe, image_size=32, clip_grad_norm=1.0)
     with CUDA:
         model = build_model(recipe.model, ("0", "1"), 32).train()
     state = TrainState(
@@ -86,10 +92,11 @@ def test_a_training_step_waits_for_nothing(fake_cuda, monkeypatch, run):
     rows = torch.arange(16, device=CUDA)
     weight = torch.ones(2, device=CUDA)
     for _ in range(2):
-        loss, labels, preds = train_step(state, data, rows, recipe, torch.bfloat16, weight)
-    assert loss.device == labels.device == preds.device == CUDA
+        images, labels, targets = training_batch(data, rows, recipe, state.augment_generator)
+        loss, logits = train_step(state, images, targets, recipe, torch.bfloat16, weight)
+    assert loss.device == labels.device == logits.device == CUDA
     assert loss.dtype == torch.float32
-    assert loss.shape == () and labels.shape == preds.shape == (16,)
+    assert loss.shape == () and labels.shape == (16,) and logits.shape == (16, 2)
 
 
 @pytest.mark.parametrize("name", ["simple_cnn", "simple_cnn_v2", "torchvision/resnet18"])

@@ -2,20 +2,11 @@
 
 import copy
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pose.models.classifier import ImageClassifier
-from pose.models.onednn import from_onednn, to_onednn
 from pose.models.simple_cnn import SimpleCNN
-
-
-class InOnednnLayout(nn.Sequential):
-    """Layers that take and give ordinary tensors, and use oneDNN's layout in between on a CPU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As the layers one after the other."""
-        return from_onednn(super().forward(to_onednn(x)))
 
 
 def for_inference(model: ImageClassifier) -> ImageClassifier:
@@ -33,7 +24,7 @@ def for_inference(model: ImageClassifier) -> ImageClassifier:
         if type(module).forward is nn.Sequential.forward:
             _fold_batch_norms(module)
     if isinstance(model.network, SimpleCNN):
-        model.network.features = InOnednnLayout(*model.network.features)
+        model.network.predicts_in_onednn = True
     return model
 
 

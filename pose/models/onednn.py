@@ -25,11 +25,7 @@ class Conv2d(nn.Conv2d):
 
 
 def to_onednn(x: Tensor) -> Tensor:
-    """`x` in oneDNN's layout, as autocast's type; unchanged where that cannot be.
-
-    For training mode only: forward hooks and exporters of a finished model expect ordinary
-    tensors.
-    """
+    """`x` in oneDNN's layout, as autocast's type; unchanged where that cannot be."""
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return x
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype

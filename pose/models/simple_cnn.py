@@ -27,7 +27,13 @@ class SimpleCNN(nn.Module):
 
     `simple_cnn` of the original: 455,682 parameters with 3 channels, bias and 2 classes;
     `simple_cnn_v2`: 455,490 with 4 channels and no bias.
+
+    Attributes:
+        predicts_in_onednn: use oneDNN's layout in evaluation too. Off, since forward hooks and
+            exporters of a finished model expect ordinary tensors.
     """
+
+    predicts_in_onednn = False
 
     def __init__(self, in_channels: int, num_classes: int, *, conv_bias: bool) -> None:
         super().__init__()
@@ -44,7 +50,7 @@ class SimpleCNN(nn.Module):
 
     def forward(self, channels: Tensor) -> Tensor:
         """`(N, in_channels, H, W)` to logits `(N, num_classes)`."""
-        if self.training:
+        if self.training or self.predicts_in_onednn:
             channels = to_onednn(channels)
         features = from_onednn(self.features(channels))
         return self.classifier(features.mean(dim=(2, 3)))
