@@ -27,12 +27,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import original, ours, report
-from pose.augment import PRESETS, augment_batch, gather, sample_params
 from pose.config import Recipe
-from pose.dataset import read_dataset
+from pose.data.folder import read_dataset
+from pose.data.tensors import TrainingData
 from pose.device import keep_freed_memory, pick_precision
-from pose.models import ImageClassifier
-from pose.training import TrainingData, train
+from pose.training.augment import PRESETS, augment_batch, gather, sample_params
+from pose.training.loop import train
+from pose_models import ImageClassifier
 
 NUM_CLASSES = 2
 LABELS = tuple(map(str, range(NUM_CLASSES)))

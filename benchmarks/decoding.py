@@ -34,9 +34,9 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from benchmarks import ours, report
 from benchmarks.sides import measure_in_turn
 from benchmarks.startup import measure_starts
-from pose.cache import open_cache
-from pose.dataset import read_dataset
-from pose.images import read_image
+from pose.data.cache import open_cache
+from pose.data.folder import read_dataset
+from pose_models.decode import read_image
 
 CHUNK = 64
 TO_SIZE = "to the cache's size"

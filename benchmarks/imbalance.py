@@ -21,10 +21,14 @@ import torch
 
 from benchmarks import ours, report
 from pose.config import Recipe
+from pose.data.loaded import load_data
+from pose.data.tensors import training_data
 from pose.device import keep_freed_memory, pick_precision
-from pose.runs import NAMED_RUNS
-from pose.seed import build_fitted, load_data, training_data
-from pose.training import predict_logits, start_state, train
+from pose.named_runs import NAMED_RUNS
+from pose.seeds.train import build_fitted
+from pose.training.loop import train
+from pose.training.predict import predict_logits
+from pose.training.state import start_state
 
 CPU = torch.device("cpu")
 # Traffic signs by pose; each class and its mirror image are in it.

@@ -23,10 +23,11 @@ import torch
 
 from benchmarks import ours, report
 from benchmarks.sides import measure_in_turn
-from pose.dataset import read_dataset
+from pose.data.folder import read_dataset
+from pose.data.loaded import load_data
+from pose.data.tensors import training_data
 from pose.device import keep_freed_memory, pick_precision
-from pose.seed import load_data, training_data
-from pose.training import train
+from pose.training.loop import train
 
 LIMIT_GB = 2.0
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pose.models.pose_net import PoseNet, ResidualBlock
+from pose_models.pose_net import PoseNet, ResidualBlock
 
 
 class CoordinateNet(PoseNet):

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from pose.config import Recipe
+from pose.data.tensors import TrainingData
 from pose.demo.draw import write_demo
-from pose.models import build_model
-from pose.runs import NAMED_RUNS
-from pose.training import TrainingData, TrainState, start_state
+from pose.named_runs import NAMED_RUNS
+from pose.training.state import TrainState, start_state
+from pose_models import build_model
 
 
 def add_dataset_option(parser: argparse.ArgumentParser) -> None:

@@ -21,11 +21,11 @@ import torch
 
 from benchmarks import original, ours, report
 from benchmarks.sides import measure_in_turn
-from pose.cache import open_cache
-from pose.dataset import read_dataset
+from pose.data.cache import open_cache
+from pose.data.folder import read_dataset
 from pose.device import keep_freed_memory, pick_precision
-from pose.models import build_model, for_inference
-from pose.training import predict_logits
+from pose.training.predict import predict_logits
+from pose_models import build_model, for_inference
 
 IMAGE_SIZE = 128
 NUM_CLASSES = 2

@@ -18,9 +18,11 @@ from pathlib import Path
 import torch
 
 from benchmarks import original, ours, report
+from pose.data.loaded import LoadedData, load_data
+from pose.data.tensors import TrainingData, training_data
 from pose.device import keep_freed_memory, pick_precision
-from pose.seed import LoadedData, load_data, training_data
-from pose.training import TrainingData, score_logits, train
+from pose.training.loop import train
+from pose.training.predict import score_logits
 
 CPU = torch.device("cpu")
 

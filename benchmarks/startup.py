@@ -14,7 +14,7 @@ from pathlib import Path
 # The hook is torch's own for optimizer steps; the process ends at once, in the middle of its work.
 CHILD = """
 import json, os, sys, time
-import mlflow.pytorch, pose.console, pose.experiment, pose.stop
+import mlflow.pytorch, pose.console, pose.run, pose.stop
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from entrypoints.train import main
 started = time.perf_counter()

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import original, ours, report
 from benchmarks.sides import measure_in_turn
 from pose.device import keep_freed_memory, pick_precision
-from pose.training import train_step
+from pose.training.step import train_step
 
 CPU = torch.device("cpu")
 BATCH_SIZE, IMAGE_SIZE, NUM_CLASSES = 64, 128, 20
@@ -63,7 +63,7 @@ def original_side(channels_last: bool, num_steps: int) -> Iterator[float]:
 
 def our_step(onednn: bool, precision: str = "auto"):
     """A function that takes one of our steps; without oneDNN's layout if so wished."""
-    from pose.models import simple_cnn
+    from pose_models import simple_cnn
 
     if not onednn:
         simple_cnn.to_onednn = lambda x: x

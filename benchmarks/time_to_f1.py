@@ -21,12 +21,16 @@ import torch
 
 from benchmarks import original, ours, report
 from benchmarks.sides import measure_in_turn
-from pose.dataset import read_dataset
+from pose.data.folder import read_dataset
+from pose.data.loaded import load_data
+from pose.data.split import split_indices
+from pose.data.tensors import training_data
 from pose.device import keep_freed_memory, pick_precision
-from pose.runs import NAMED_RUNS
-from pose.seed import load_data, training_data
-from pose.split import split_indices
-from pose.training import Row, TrainState, score_logits, train
+from pose.history import Row
+from pose.named_runs import NAMED_RUNS
+from pose.training.loop import train
+from pose.training.predict import score_logits
+from pose.training.state import TrainState
 
 CPU = torch.device("cpu")
 # What the original recipe reached after 60 epochs, about an hour, on 2 cores (DESIGN.md 7).

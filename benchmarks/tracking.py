@@ -18,8 +18,11 @@ import torch
 
 from benchmarks import ours, report
 from benchmarks.startup import measure_starts
-from pose import seed_folder, tracking
-from pose.training import TrainState, train_step
+from pose.seeds import folder as seed_folder
+from pose.seeds.job import SeedJob
+from pose.tracking import DataRecord, RunRequest, SeedRecord, Tracker
+from pose.training.state import TrainState
+from pose.training.step import train_step
 
 EPOCH_SECONDS = 10
 ROW_KEYS = (
@@ -38,13 +41,22 @@ def trained_state() -> TrainState:
     return state
 
 
-def open_seed_run(folder: Path) -> tracking.SeedRun:
+def open_seed_record(folder: Path) -> SeedRecord:
     """The run of a seed in a new store in `folder`."""
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-    client = tracking.connect()
-    identity = tracking.TrainingIdentity(run="run", recipe_digest="0", dataset_digest="0")
-    training = tracking.open_training(client, identity, {}, fresh=True)
-    return training.seed_tracker(0, tags={}, params={"seed": 0}, model_format="pickle")
+    recipe = ours.frozen_recipe("simple_cnn", seeds=(0,))
+    request = RunRequest(
+        name="run",
+        recipe_digest=recipe.digest(),
+        dataset_digest="0",
+        seeds=recipe.seeds,
+        settings={},
+        tags={},
+    )
+    job = SeedJob(run="run", recipe=recipe, seed=0, dataset=folder, output=folder)
+    data = DataRecord(ids=["0", "1"], labels=["a", "b"], folder=folder, digest="0")
+    tags = {"model_format": "pickle"}
+    return Tracker().open_run(request).open_seed(job, tags, {"seed": 0}, data)
 
 
 def milliseconds(work: Callable[[], None]) -> float:
@@ -60,13 +72,13 @@ def time_epochs(num_epochs: int) -> dict[str, list[float]]:
     parts: dict[str, list[float]] = {"checkpoint": [], "history": [], "metrics": []}
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
-        seed_run = open_seed_run(folder)
+        record = open_seed_record(folder)
         for epoch in range(1, num_epochs + 2):
             state.history.append({"epoch": epoch, **dict.fromkeys(ROW_KEYS, 0.5)})
             works = {
                 "checkpoint": lambda: seed_folder.write_checkpoint(folder, state.state_dict()),
                 "history": lambda: seed_folder.write_history(folder, state.history),
-                "metrics": lambda: seed_run.log_epochs(state.history),
+                "metrics": lambda: record.log_epochs(state.history),
             }
             taken = {name: milliseconds(work) for name, work in works.items()}
             if epoch > 1:  # the first opens files and connections

@@ -22,10 +22,12 @@ import torch
 
 from benchmarks import original, ours, report
 from benchmarks.sides import measure_in_turn
-from pose.dataset import read_dataset
+from pose.data.folder import read_dataset
+from pose.data.loaded import load_data
+from pose.data.tensors import training_data
 from pose.device import keep_freed_memory, pick_precision
-from pose.seed import load_data, training_data
-from pose.training import train, train_step, training_batch
+from pose.training.loop import train
+from pose.training.step import train_step, training_batch
 
 CPU = torch.device("cpu")
 # More than the original's workers have decoded ahead when a turn begins: 2 workers x 2 batches.

@@ -17,13 +17,15 @@ import torch
 from torch import nn
 
 from benchmarks import networks, ours, report
-from pose.augment import PRESETS
+from pose.data.loaded import load_data
+from pose.data.tensors import training_data
 from pose.device import keep_freed_memory, pick_precision
-from pose.models import MODELS, ImageClassifier
-from pose.models.preprocess import Preprocess
-from pose.runs import NAMED_RUNS
-from pose.seed import load_data, training_data
-from pose.training import start_state, train
+from pose.named_runs import NAMED_RUNS
+from pose.training.augment import PRESETS
+from pose.training.loop import train
+from pose.training.state import start_state
+from pose_models import MODELS, ImageClassifier
+from pose_models.preprocess import Preprocess
 
 CPU = torch.device("cpu")
 

@@ -5,6 +5,7 @@ A field `batch_size` is the option `--batch-size`, also written `--batch_size`, 
 """
 
 import dataclasses
+import os
 import sys
 import types
 import typing
@@ -81,7 +82,7 @@ def field_options(dataclass: type, *, only: tuple[str, ...] | None = None) -> Ca
 
 
 def _shown(default: Any) -> str:
-    if default is None:
+    if default is None or default == ():
         return ""
     text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
     return f"  [default: {text.lower() if isinstance(default, bool) else text}]"
@@ -98,6 +99,14 @@ def fields_given(dataclass: type, arguments: dict[str, Any]) -> dict[str, Any]:
 def given_or(value: Any, default: Any) -> Any:
     """`value`, or `default` where it was not given."""
     return default if value is NOT_GIVEN else value
+
+
+def take_mlflow_run_id() -> str | None:
+    """The run that `mlflow run` made for this command, if any.
+
+    Taken out of the environment, or MLflow's own calls would take it for theirs.
+    """
+    return os.environ.pop("MLFLOW_RUN_ID", None)
 
 
 def run_command(command: click.Command) -> None:

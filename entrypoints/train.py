@@ -1,6 +1,5 @@
 """Trains a named run, or a free one: each seed a nested MLflow run."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from entrypoints.options import (
     given_or,
     option,
     run_command,
+    take_mlflow_run_id,
 )
 from pose.config import Recipe, Setup
 from pose.errors import InputError
-from pose.runs import NAMED_RUNS, ResolvedRun, resolve_run
+from pose.named_runs import NAMED_RUNS, resolve_run
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -24,13 +24,13 @@ from pose.runs import NAMED_RUNS, ResolvedRun, resolve_run
 @field_options(Recipe)
 @option("seed", int, "a single seed, instead of seeds")
 @field_options(Setup)
-@option("dry_run", bool, "print the resolved configuration and stop", default=False)
+@option("dry_run", bool, "print what would be trained, checked, and stop", default=False)
 @option("list", bool, "print the named runs and stop", default=False)
 def main(run: Any, seed: Any, dry_run: bool, list: bool, **arguments: Any) -> None:
     """Train the seeds of a run. Every setting of a named run can be overridden.
 
     stop.txt in this folder, Ctrl-C or SIGTERM stop after the batch at work; the same command then
-    continues the training.
+    continues the run.
     """
     if list:
         click.echo(list_runs())
@@ -41,23 +41,28 @@ def main(run: Any, seed: Any, dry_run: bool, list: bool, **arguments: Any) -> No
         arguments["seeds"] = (seed,)
     setup = Setup(**fields_given(Setup, arguments))
     resolved = resolve_run(given_or(run, None), setup.run_name, fields_given(Recipe, arguments))
+    # Imported here: --help and --list need not wait for torch and MLflow.
+    from pose.plan import check_located_data, make_plan
+
+    plan = make_plan(resolved, setup)
     if dry_run:
-        click.echo(describe_run(resolved, setup))
+        click.echo(f"{plan.text()}\n{check_located_data(plan)}")
         return
-    # Imported here: --help, --list and --dry-run need not wait for torch and MLflow.
     from pose.console import Console
-    from pose.experiment import train_run
+    from pose.run import train_run
     from pose.stop import StopRequest
+    from pose.tracking import Tracker
 
     console = Console()
+    given_run_id = take_mlflow_run_id()
     stop = StopRequest(Path.cwd())
-    stop.listen()
+    stop.listen(ends_with_parent=given_run_id is not None)
     if stop.has_stale_file():
-        console.say("stop.txt is left over from an earlier training; it asks for nothing now")
+        console.say("stop.txt is left over from an earlier run; it asks for nothing now")
     console.say(f"run: {resolved.name} ({resolved.title()}), seeds {resolved.recipe.seeds_text()}")
-    result = train_run(resolved, setup, console, stop)
+    result = train_run(plan, Tracker(given_run_id), console, stop)
     if result.stop_reason:
-        console.say(f"stopped ({result.stop_reason}): the same command continues this training")
+        console.say(f"stopped ({result.stop_reason}): the same command continues this run")
         return
     console.show_summary(result)
 
@@ -78,18 +83,6 @@ def list_runs() -> str:
             lines.append(f"  the original's validation macro F1: {scores}")
         if run.leaderboard:
             lines.append(f"  the original's leaderboard F1: {run.leaderboard}")
-    return "\n".join(lines)
-
-
-def describe_run(resolved: ResolvedRun, setup: Setup) -> str:
-    """The resolved configuration, a setting a line; overridden ones are marked."""
-    lines = [f"run: {resolved.name} ({resolved.title()})"]
-    for part in (resolved.recipe, setup):
-        for field in dataclasses.fields(part):
-            value = getattr(part, field.name)
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else value
-            mark = "  (changed)" if field.name in resolved.changes else ""
-            lines.append(f"  {field.name}: {text}{mark}")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
-"""The settings of a training: what is learned (`Recipe`) and where it happens (`Setup`).
+"""Every setting of every command: its default, its help and its check, once.
 
-Each default stands here once. Command-line options, logged parameters and the identity of a
-training come from these fields; named recipes live in `pose.runs`.
+Command-line options, logged parameters and the identity of a run come from these fields; recipes
+with a name live in `pose.named_runs`.
 """
 
 import dataclasses
@@ -18,48 +18,68 @@ SCHEDULES = ("constant", "cosine", "one_cycle")
 CLASS_WEIGHTINGS = ("none", "balanced", "sqrt")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MODEL_FORMATS = ("pickle", "pt2")
+VOTINGS = ("soft", "hard")
 # A budget below this would go into starting and saving, not into training.
 MIN_SEED_SECONDS = 5
 
 
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with the help text of its command-line option."""
-    return dataclasses.field(default=default, metadata={"help": help})
+# At its default a setting with this mark is one that changes what is learned, whatever its value.
+_ALWAYS = object()
+
+
+def setting(default: Any, help: str, *, no_op: Any = _ALWAYS) -> Any:
+    """A dataclass field with the help text of its command-line option.
+
+    Args:
+        no_op: the value at which the setting does nothing. A recipe's identity leaves it out then,
+            so that a new setting does not part yesterday's unfinished run from its command.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "no_op": no_op})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides what the seeds of a run learn from given data.
 
-    Two trainings with equal recipes on equal data are repetitions of each other.
+    Two runs with equal recipes on equal data are repetitions of each other.
 
     Raises:
         InputError: a value outside its range; the message names field, range and value.
     """
 
     model: str = setting("pose_net", "architecture; torchvision/<name> for torchvision's own")
-    pretrained: bool = setting(False, "start from torchvision's pretrained weights")
+    pretrained: bool = setting(False, "start from torchvision's pretrained weights", no_op=False)
     augmentation: str = setting("pose", "augmentation preset of the training images")
     seeds: tuple[int, ...] = setting((0, 1, 2), "seeds, joined by commas: one member each")
     image_size: int = setting(96, "height and width that the model sees, in pixels")
     batch_size: int = setting(32, "images per optimizer step")
     num_epochs: int = setting(30, "epochs at most")
-    budget: str | None = setting(None, "time for all seeds, as 90s, 10m, 2h; replaces num_epochs")
+    budget: str | None = setting(
+        None, "time for all seeds, as 90s, 10m, 2h; replaces num_epochs", no_op=None
+    )
     patience: int = setting(
-        0, "epochs without a better val_f1 before stopping; 0: never stop early"
+        0, "epochs without a better val_f1 before stopping; 0: never stop early", no_op=0
     )
     optimizer: str = setting("muon", f"one of {', '.join(OPTIMIZERS)}")
     learning_rate: float = setting(2e-3, "learning rate at its highest")
-    weight_decay: float = setting(0.05, "decoupled weight decay of adamw and muon, L2 of adam")
+    weight_decay: float = setting(
+        0.05, "decoupled weight decay of adamw and muon, L2 of adam", no_op=0.0
+    )
     schedule: str = setting("one_cycle", f"of the learning rate: {', '.join(SCHEDULES)}")
-    warmup_fraction: float = setting(0.2, "part of the training that warms up (not: constant)")
-    label_smoothing: float = setting(0.1, "in [0, 1)")
-    ema_decay: float = setting(0.98, "moving average of the weights per step; 0: none")
-    clip_grad_norm: float = setting(0.0, "largest gradient norm; 0: no clipping")
-    mixup_alpha: float = setting(0.0, "mixup, Beta(alpha, alpha); 0: none")
-    cutmix_alpha: float = setting(0.0, "cutmix, Beta(alpha, alpha); 0: none")
-    random_erasing: float = setting(0.0, "probability of erasing a rectangle of an image")
-    class_weighting: str = setting("none", f"of the loss: {', '.join(CLASS_WEIGHTINGS)}")
+    warmup_fraction: float = setting(
+        0.2, "part of the epochs that warms up (not: constant)", no_op=0.0
+    )
+    label_smoothing: float = setting(0.1, "in [0, 1)", no_op=0.0)
+    ema_decay: float = setting(0.98, "moving average of the weights per step; 0: none", no_op=0.0)
+    clip_grad_norm: float = setting(0.0, "largest gradient norm; 0: no clipping", no_op=0.0)
+    mixup_alpha: float = setting(0.0, "mixup, Beta(alpha, alpha); 0: none", no_op=0.0)
+    cutmix_alpha: float = setting(0.0, "cutmix, Beta(alpha, alpha); 0: none", no_op=0.0)
+    random_erasing: float = setting(
+        0.0, "probability of erasing a rectangle of an image", no_op=0.0
+    )
+    class_weighting: str = setting(
+        "none", f"of the loss: {', '.join(CLASS_WEIGHTINGS)}", no_op="none"
+    )
     val_fraction: float = setting(0.2, "part of the labelled images used for validation")
     split_seed: int | None = setting(
         0, "seed of the split, shared by all seeds; none: each its own"
@@ -68,10 +88,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.seeds:
             raise InputError("seeds must name at least one seed, got none")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise InputError(f"seeds must differ from each other, got {self.seeds_text()}")
-        for seed in self.seeds:
-            _check("seeds", seed, 0 <= seed < 2**32, "in [0, 2**32)")
+        _check_seeds("seeds", self.seeds)
         _check("image_size", self.image_size, 16 <= self.image_size <= 2048, "in [16, 2048]")
         _check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         _check("num_epochs", self.num_epochs, self.num_epochs >= 1, "at least 1")
@@ -115,42 +132,158 @@ class Recipe:
             raise InputError(f"budget must be a time as 90s, 10m or 2h, got {self.budget!r}")
         return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
+    def seed_seconds(self) -> float | None:
+        """Each seed's share of the budget in seconds; None without one."""
+        return None if self.budget is None else self.budget_seconds() / len(self.seeds)
+
+    def identity(self) -> dict[str, Any]:
+        """What two runs must share to be one: every setting that does something, but the seeds.
+
+        A budget counts as each seed's share of it.
+        """
+        settings = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.metadata["no_op"]
+        }
+        del settings["seeds"]
+        if self.budget is not None:
+            settings["budget"] = self.seed_seconds()
+        return settings
+
     def digest(self) -> str:
-        """16 hexadecimal digits that two recipes share if and only if they are equal."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        """16 hexadecimal digits that two recipes share if and only if their identity is equal."""
+        text = json.dumps(self.identity(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setup:
-    """Where a training happens and what it leaves behind; none of it changes the recipe.
+class DataSetup:
+    """Where the data is.
 
     Raises:
-        InputError: an unknown precision or model format.
+        InputError: a value outside its range.
     """
 
     dataset: str | None = setting(None, "data folder, or: demo; default ./dataset, else Kaggle's")
     kaggle_handle: str = setting(
         "zv3zdochka/ml-intensive-yandex-academy-autumn-2025", "Kaggle data set, owner/name"
     )
-    output_root: str = setting("outputs", "folder of the seeds' folders <run_name>/seed_<seed>")
-    run_name: str | None = setting(None, "name of the training; default: the run, else the model")
-    device: str = setting("auto", "auto, cpu, cuda, cuda:<n> or mps")
-    precision: str = setting("auto", f"of the arithmetic: {', '.join(PRECISIONS)}")
-    num_workers: int = setting(0, "threads that decode images into the cache; 0: one per core")
-    cache_root: str | None = setting(None, "folder of decoded images; default ~/.cache/pose")
-    model_format: str = setting("pickle", f"of the models in MLflow: {', '.join(MODEL_FORMATS)}")
-    fresh: bool = setting(False, "begin anew where an unfinished training would be continued")
+    num_workers: int = setting(0, "threads that decode images; 0: one per core")
 
     def __post_init__(self) -> None:
-        _check_choice("precision", self.precision, PRECISIONS)
-        _check_choice("model_format", self.model_format, MODEL_FORMATS)
         _check("num_workers", self.num_workers, self.num_workers >= 0, "at least 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComputeSetup(DataSetup):
+    """Where the data is, and what computes on it.
+
+    Raises:
+        InputError: an unknown precision.
+    """
+
+    device: str = setting("auto", "auto, cpu, cuda, cuda:<n> or mps")
+    precision: str = setting("auto", f"of the arithmetic: {', '.join(PRECISIONS)}")
+    cache_root: str | None = setting(None, "folder of decoded images; default ~/.cache/pose")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_choice("precision", self.precision, PRECISIONS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setup(ComputeSetup):
+    """Where a run is trained and what it leaves behind; none of it changes the recipe.
+
+    Raises:
+        InputError: an unknown model format, or settings that exclude each other.
+    """
+
+    output_root: str = setting("outputs", "folder of the seeds' folders <run_name>/seed_<seed>")
+    run_name: str | None = setting(None, "name of the run; default: the named run, else the model")
+    model_format: str = setting("pickle", f"of the models in MLflow: {', '.join(MODEL_FORMATS)}")
+    fresh: bool = setting(False, "begin anew where an unfinished run would be continued")
+    add_seeds: tuple[int, ...] = setting(
+        (), "seeds to add to the newest finished run of the same recipe and data"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_choice("model_format", self.model_format, MODEL_FORMATS)
+        _check_seeds("add_seeds", self.add_seeds)
+        if self.fresh and self.add_seeds:
+            raise InputError("fresh and add_seeds must not both be given: one begins a new run")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VoteSetup(ComputeSetup):
+    """Who votes, how, and where the predictions go.
+
+    Raises:
+        InputError: an unknown voting, or settings that exclude each other.
+    """
+
+    run: str | None = setting(
+        None, "run, or several joined by commas; default: the newest finished one"
+    )
+    voting: str = setting("soft", f"{' or '.join(VOTINGS)}: mean probability, or majority")
+    out_path: str = setting("predictions.csv", "file to write")
+    parent: str | None = setting(
+        None, "id of the run to take; default: the newest finished one of that name"
+    )
+    skip_bad_images: bool = setting(False, "leave out unreadable test images instead of refusing")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_choice("voting", self.voting, VOTINGS)
+        if self.run is not None and not self.runs():
+            raise InputError(f"run must name at least one run, got {self.run!r}")
+        if self.parent and len(self.runs()) > 1:
+            raise InputError(f"parent must go with a single run, got {len(self.runs())} runs")
+
+    def runs(self) -> tuple[str, ...]:
+        """The names in `run`, each once; none: the newest finished run is meant."""
+        names = (name.strip() for name in (self.run or "").split(","))
+        return tuple(dict.fromkeys(name for name in names if name))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoSetup:
+    """What the demo data is drawn like.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    out: str = setting("demo", "demo: folder to draw into")
+    num_train: int = setting(3000, "demo: labelled images; 0: of all skeletons")
+    num_test: int = setting(600, "demo: test images")
+    draw_seed: int = setting(0, "demo: seed of the drawings")
+
+    def __post_init__(self) -> None:
+        _check("num_train", self.num_train, self.num_train >= 0, "at least 0")
+        _check("num_test", self.num_test, self.num_test >= 0, "at least 0")
+        _check("draw_seed", self.draw_seed, self.draw_seed >= 0, "at least 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoreSetup:
+    """What is compared with the demo's truth."""
+
+    predictions: str = setting("predictions.csv", "score: file to compare")
 
 
 def _check(name: str, value: Any, is_valid: bool, expected: str) -> None:
     if not is_valid:
         raise InputError(f"{name} must be {expected}, got {value}")
+
+
+def _check_seeds(name: str, seeds: tuple[int, ...]) -> None:
+    if len(set(seeds)) != len(seeds):
+        raise InputError(f"{name} must differ from each other, got {','.join(map(str, seeds))}")
+    for seed in seeds:
+        _check(name, seed, 0 <= seed < 2**32, "in [0, 2**32)")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

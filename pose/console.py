@@ -1,19 +1,14 @@
 """What a person watches while it works: progress bars on a terminal, plain lines in a log."""
 
-import statistics
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from pose.config import Recipe
-from pose.seed import LoadedData, SeedResult
-from pose.training import BatchProgress, Row
-
-if TYPE_CHECKING:
-    from pose.ensemble import Vote
-    from pose.experiment import TrainingResult
+from pose.display import BatchProgress
+from pose.history import Row
+from pose.results import RunResult, Vote
 
 
 class Console:
@@ -45,17 +40,6 @@ class Console:
         """Images checked."""
         self._advance("checking images", done, total)
 
-    def show_data(self, loaded: LoadedData) -> None:
-        """What the data is and what is wrong with it."""
-        dataset = loaded.dataset
-        self.say(
-            f"data: {dataset.folder}, {len(dataset.ids)} labelled images, "
-            f"{len(dataset.classes)} classes, {len(dataset.test_ids)} test images, "
-            f"digest {loaded.digest}"
-        )
-        for problem in dataset.problems:
-            self.say(f"warning: {problem.line()}")
-
     def start_seed(
         self, seed: int, recipe: Recipe, num_epochs_done: int, time_limit: float | None
     ) -> BatchProgress:
@@ -84,13 +68,6 @@ class Console:
             f"{row['epoch_seconds']:.1f} s, {row['images_per_second']:.0f} images/s{mark}"
         )
 
-    def show_seed(self, result: SeedResult) -> None:
-        """A seed is finished."""
-        self.say(
-            f"seed {result.seed}: val_f1 {result.val_f1:.4f} at epoch {result.best_epoch} of "
-            f"{result.num_epochs} ({result.stop_reason}), {result.seconds:.0f} s"
-        )
-
     def _advance(
         self, what: str, done: int, total: int, *, unit: str = "image", is_quiet: bool = False
     ) -> None:
@@ -108,17 +85,15 @@ class Console:
             self._bar.close()
             self._bar = None
 
-    def show_summary(self, result: "TrainingResult") -> None:
-        """A training is finished: mean, folder, and how to look at it."""
-        scores = [seed.val_f1 for seed in result.seeds]
-        spread = f" ± {statistics.stdev(scores):.4f}" if len(scores) > 1 else ""
+    def show_summary(self, result: RunResult) -> None:
+        """A run is finished: mean, folder, and how to look at it."""
         self.say(
-            f"\nval_f1 of {len(scores)} seeds: {statistics.mean(scores):.4f}{spread}"
+            f"\nval_f1 of {len(result.seeds)} seeds: {result.val_f1()}"
             f"\nfiles: {result.folder}"
             f"\ncompare the seeds: mlflow ui, then {result.seeds_page}"
         )
 
-    def show_vote(self, vote: "Vote") -> None:
+    def show_vote(self, vote: Vote) -> None:
         """A vote is done: the honest score, the agreement, where the file is."""
         score = vote.score
         if score.reason:

@@ -1,4 +1,6 @@
-"""The one error that a user's own input raises."""
+"""The errors that are the user's business, and the words that their messages share."""
+
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -9,13 +11,25 @@ class InputError(ValueError):
     """
 
 
-def known(names) -> str:
+class DivergedError(InputError):
+    """A loss, a weight or a logit is no longer finite: these settings do not train."""
+
+    # What a run's tag `stop_reason` says of it.
+    stop_reason = "diverged"
+
+
+def known(names: Iterable[object]) -> str:
     """`names`, sorted and joined, for the end of a message about an unknown one."""
     return ", ".join(sorted(str(name) for name in names)) or "none"
 
 
-def first_few(items, limit: int = 5) -> str:
+def first_few(items: Iterable[object], limit: int = 5) -> str:
     """The first `limit` of `items` joined by commas, and how many more there are."""
-    items = [str(item) for item in items]
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + more
+    texts = [str(item) for item in items]
+    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + more
+
+
+def one_line(error: BaseException, limit: int = 160) -> str:
+    """What an error of another library says, on one line; its type where it says nothing."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pose import metrics
-from pose.classes import sorted_texts
+from pose.data.classes import sorted_texts
 from pose.errors import InputError, first_few
 
 

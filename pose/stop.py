@@ -1,22 +1,27 @@
-"""Requests to stop softly: a stop file, Ctrl-C, SIGTERM."""
+"""How work ends before its time: soft requests to stop, and what is recorded of an interruption."""
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
 STOP_FILE = "stop.txt"
 
+# Says why to stop, or None to go on. Whoever works asks it between two batches.
+Stop = Callable[[], str | None]
+
 
 class StopRequest:
-    """Remembers that somebody asked to stop; whoever works asks it between two batches.
+    """Remembers that somebody asked to stop: a stop file, Ctrl-C, SIGTERM. A `Stop`.
 
     Args:
         folder: where `stop.txt` would be. One that is older than this object is left over from
-            an earlier training and asks for nothing.
+            an earlier run and asks for nothing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,11 +47,18 @@ class StopRequest:
         except FileNotFoundError:
             return False
 
-    def listen(self) -> None:
-        """Take Ctrl-C and SIGTERM as requests from now on; a second Ctrl-C interrupts at once."""
+    def listen(self, *, ends_with_parent: bool) -> None:
+        """Take Ctrl-C and SIGTERM as requests from now on; a second Ctrl-C interrupts at once.
+
+        Args:
+            ends_with_parent: also stop when the process that started this one is gone: a killed
+                `mlflow run` must not leave its work running unseen. One that was started with
+                nohup or & must outlive its shell.
+        """
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGTERM, self._on_signal)
-        _ask_for_sigterm_when_parent_dies()
+        if ends_with_parent:
+            _ask_for_sigterm_when_parent_dies()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -62,10 +74,25 @@ class StopRequest:
 
 
 def _ask_for_sigterm_when_parent_dies() -> None:
-    """Linux: a killed `mlflow run` must not leave its training behind, running unseen.
-
-    Only under `mlflow run`: a training started with nohup or & must outlive its shell.
-    """
-    if sys.platform == "linux" and "MLFLOW_RUN_ID" in os.environ:
+    """Linux alone can; elsewhere a killed `mlflow run` leaves its work to finish."""
+    if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def ending(finish: Callable[[str, str], None]) -> Iterator[None]:
+    """Report it if the block is cut short; a block that ends by itself reports for itself.
+
+    Args:
+        finish: called with MLflow's status and the reason: `FAILED` and the error's
+            `stop_reason` (`error` where it has none), or `KILLED` and `signal`.
+    """
+    try:
+        yield
+    except Exception as error:
+        finish("FAILED", getattr(error, "stop_reason", "error"))
+        raise
+    except BaseException:
+        finish("KILLED", "signal")
+        raise

@@ -12,7 +12,7 @@ import mlflow
 from mlflow.entities import Run
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("pose", "entrypoints", "MLproject", "conda.yaml", "requirements.txt")
+PARTS = ("pose", "pose_models", "entrypoints", "MLproject", "conda.yaml", "requirements.txt")
 
 
 class Project:

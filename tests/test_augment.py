@@ -8,9 +8,17 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
-from pose.augment import PRESETS, AugmentParams, Preset, augment_batch, mix_batch, sample_params
 from pose.config import Recipe
-from pose.training import TrainingData, training_batch
+from pose.data.tensors import TrainingData
+from pose.training.augment import (
+    PRESETS,
+    AugmentParams,
+    Preset,
+    augment_batch,
+    mix_batch,
+    sample_params,
+)
+from pose.training.step import training_batch
 
 pytestmark = pytest.mark.filterwarnings("error")
 SIZE = 48

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from pose.cache import default_cache_root, open_cache
+from pose.data.cache import default_cache_root, open_cache
 from pose.errors import InputError
-from pose.images import read_image
+from pose_models.decode import read_image
 
 pytestmark = pytest.mark.filterwarnings("error")
 PROJECT = Path(__file__).parents[1]
@@ -139,7 +139,7 @@ def test_interrupted_build_is_no_cache_and_the_next_one_is_whole(files, tmp_path
 
 KILLED_BEFORE_IT_IS_ON_DISK = """
 import os, pathlib, signal, sys, time
-from pose.cache import open_cache
+from pose.data.cache import open_cache
 os.fsync = lambda descriptor: time.sleep(60)
 files = sorted(pathlib.Path(sys.argv[1]).iterdir())
 print(int(open_cache(files, 12).images.sum()), flush=True)
@@ -183,7 +183,7 @@ def test_cache_that_cannot_be_kept_is_used_and_said(files, tmp_path, monkeypatch
 
 BUILD_TWICE = """
 import multiprocessing, pathlib, sys
-from pose.cache import open_cache
+from pose.data.cache import open_cache
 files = sorted(pathlib.Path(sys.argv[1]).iterdir())
 forks = multiprocessing.get_context("fork")
 start, answers = forks.Barrier(2), forks.Queue()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pose.classes import NEVER_FLIPPED, read_classes, sorted_texts
+from pose.data.classes import NEVER_FLIPPED, read_classes, sorted_texts
 from pose.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("error")

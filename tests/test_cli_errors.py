@@ -75,7 +75,7 @@ def test_mistake_on_the_command_line(command, message, tmp_path):
 # it, and each command runs in a fork of it, as its entry point would.
 RUN_IN_FORKS = """
 import json, multiprocessing, os, runpy, sys
-import pose.console, pose.ensemble, pose.experiment
+import pose.console, pose.run, pose.vote
 forks = multiprocessing.get_context("fork")
 def run(entry, arguments, output):
     os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), 2)
@@ -109,7 +109,7 @@ LATE = {
         "contradictory: 1 ids with different labels (correct them): 0",
     ),
     "too_few": ("train --dataset few", "val_fraction must leave rows for 2 classes"),
-    "unknown_voting": ("ensemble --voting mean", "voting must be one of soft, hard, got 'mean'"),
+    "unknown_voting": ("ensemble --voting mean", "voting must be one of hard, soft, got 'mean'"),
     "no_folder_to_write_to": (
         "ensemble --out_path nowhere/predictions.csv",
         "out_path must be a file in a folder that exists, got 'nowhere/predictions.csv'",

@@ -87,10 +87,26 @@ def test_digest_is_shared_by_equal_recipes_only():
     changed = [
         Recipe(batch_size=65),
         Recipe(split_seed=None),
-        Recipe(seeds=(0, 2, 1)),
+        Recipe(mixup_alpha=0.1),
         Recipe(learning_rate=2.0000001e-3),
     ]
     assert len({recipe.digest() for recipe in [Recipe(), *changed]}) == 5
+
+
+def test_the_seeds_are_no_part_of_the_identity():
+    assert Recipe(seeds=(7,)).digest() == Recipe(seeds=(0, 1, 2)).digest()
+    # A budget is one for each seed: three in 30 minutes learn what six in 60 do.
+    three = Recipe(budget="30m")
+    assert three.digest() == Recipe(budget="60m", seeds=(0, 1, 2, 3, 4, 5)).digest()
+    assert three.digest() != Recipe(budget="60m").digest()
+
+
+def test_settings_that_do_nothing_are_no_part_of_the_identity():
+    identity = Recipe(mixup_alpha=0.0, ema_decay=0.9).identity()
+    assert "mixup_alpha" not in identity
+    assert identity["ema_decay"] == 0.9
+    # What always does something is always part of it.
+    assert {"model", "learning_rate", "num_epochs", "split_seed"} <= set(identity)
 
 
 def test_settings_cannot_be_changed_afterwards():

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from entrypoints.options import NOT_GIVEN
-from pose.config import Recipe, Setup
+from pose.config import DataSetup, DemoSetup, Recipe, ScoreSetup, Setup, VoteSetup
 
 pytestmark = pytest.mark.filterwarnings("error")
 PROJECT = Path(__file__).parents[1]
@@ -53,7 +53,9 @@ def test_declared_parameter_is_forwarded_to_an_option_with_the_same_default(entr
     declared = ENTRY_POINTS[entry]["parameters"][name]["default"]
     assert isinstance(declared, str), "YAML made a number of it"
     # An empty text is what mlflow run passes on for a parameter without a default.
-    assert declared == ("" if option.default is NOT_GIVEN else option.default)
+    fields = {f.name: f for part in SETTINGS[entry] for f in dataclasses.fields(part)}
+    default = fields[name].default if name in fields else option.default
+    assert declared == ("" if default in (None, NOT_GIVEN) else default)
 
 
 @pytest.mark.parametrize("entry", ENTRY_POINTS)
@@ -76,35 +78,31 @@ def test_every_option_has_both_spellings(entry):
         assert set(option.opts) == {f"--{name}", f"--{name.replace('_', '-')}"}
 
 
-FIELDS = [field for part in (Recipe, Setup) for field in dataclasses.fields(part)]
+SETTINGS = {
+    "train": (Recipe, Setup),
+    "ensemble": (VoteSetup,),
+    "data": (DataSetup, DemoSetup, ScoreSetup),
+}
+FIELDS = [
+    (entry, field)
+    for entry, parts in SETTINGS.items()
+    for part in parts
+    for field in dataclasses.fields(part)
+]
 
 
-@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
-def test_every_setting_is_an_option_of_train_that_shows_its_default(field):
-    option = options_of("train")[field.name]
+@pytest.mark.parametrize(
+    ("entry", "field"), FIELDS, ids=lambda value: getattr(value, "name", value)
+)
+def test_every_setting_is_an_option_that_shows_its_default(entry, field):
+    option = options_of(entry)[field.name]
     assert option.default is NOT_GIVEN, "the default stands in the dataclass alone"
     assert option.help.startswith(field.metadata["help"])
     shown = re.search(r"\[default: (.*)\]$", option.help)
-    if field.default is None:
+    if field.default is None or field.default == ():
         assert shown is None
     else:
         assert option.type.convert(shown[1], option, None) == field.default
-
-
-@pytest.mark.parametrize("entry", COMMANDS)
-def test_options_of_all_commands_with_a_settings_name_are_that_setting(entry):
-    train = options_of("train")
-    for name, option in options_of(entry).items():
-        if name in {field.name for field in FIELDS}:
-            assert option.help == train[name].help
-
-
-@pytest.mark.parametrize("entry", ["ensemble", "data"])
-def test_shown_default_is_the_one_that_applies(entry):
-    for option in options_of(entry).values():
-        shown = re.search(r"\[default: (.*)\]$", option.help)
-        if option.default not in (NOT_GIVEN, False):
-            assert option.type.convert(shown[1], option, None) == option.default
 
 
 @pytest.mark.parametrize(
@@ -161,7 +159,6 @@ print("heavy:", sorted({"torch", "mlflow", "pandas", "sklearn"} & set(sys.module
         ("data", "--help", "--draw-seed"),
         ("main", "", "mlflow run . -e train"),
         ("train", "--list", "the original's leaderboard F1: soft 0.93749, hard 0.93358"),
-        ("train", "--dry-run", "num_epochs: 30"),
     ],
 )
 def test_quick_answers_wait_for_no_heavy_library(entry, argument, text):
@@ -207,18 +204,16 @@ def module_name(path: Path) -> str:
 
 SOURCES = {
     module_name(path): path
-    for folder in ("pose", "entrypoints")
+    for folder in ("pose", "pose_models", "entrypoints")
     for path in sorted((PROJECT / folder).rglob("*.py"))
 }
 
 
 def imports_of(path: Path) -> set[str]:
-    """Every module that is imported at work, inside functions too; not for type checkers alone."""
+    """Every module that is imported: inside functions too, and for type checkers alone."""
     found: set[str] = set()
 
     def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            return
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -242,28 +237,42 @@ def packages_of(name: str) -> set[str]:
     return {imported.partition(".")[0] for imported in IMPORTS[name]}
 
 
-def test_one_module_speaks_to_mlflow():
-    assert [name for name in IMPORTS if "mlflow" in packages_of(name)] == ["pose.tracking"]
+def test_one_package_speaks_to_mlflow():
+    speaking = {name for name in IMPORTS if "mlflow" in packages_of(name)}
+    assert speaking
+    assert all(name.startswith("pose.tracking") for name in speaking)
 
 
-def test_training_needs_no_mlflow():
-    needed, waiting = set(), {"pose.seed"}
+def needed_by(name: str) -> set[str]:
+    needed, waiting = set(), {name}
     while waiting:
         name = waiting.pop()
         needed.add(name)
         waiting |= {other for other in IMPORTS[name] if other in SOURCES} - needed
-    assert "pose.training" in needed
-    assert "pose.tracking" not in needed
+    return needed
 
 
-def test_models_can_travel_with_torch_alone():
-    allowed = {"torch", "torchvision", *sys.stdlib_module_names}
-    names = [name for name in IMPORTS if name.startswith("pose.models")]
-    assert len(names) > 3
+def test_training_needs_no_mlflow():
+    needed = needed_by("pose.seeds.engines")
+    assert needed >= {"pose.training.loop", "pose.seeds.train"}
+    assert not any(name.startswith("pose.tracking") for name in needed)
+
+
+def test_models_can_travel_alone():
+    allowed = {
+        "torch", "torchvision", "numpy", "PIL", "simplejpeg", "pose_models",
+        *sys.stdlib_module_names,
+    }  # fmt: skip
+    names = [name for name in IMPORTS if name.startswith("pose_models")]
+    assert len(names) > 8
     for name in names:
-        assert packages_of(name) - {"pose"} <= allowed
-        own = {imported for imported in IMPORTS[name] if imported.split(".")[0] == "pose"}
-        assert all(imported.startswith("pose.models") for imported in own)
+        assert packages_of(name) <= allowed
+
+
+def test_ensembling_needs_no_torch():
+    for name in (name for name in IMPORTS if name.startswith("pose.ensembling")):
+        packages = {p for other in needed_by(name) for p in packages_of(other)}
+        assert not packages & {"torch", "mlflow"}
 
 
 def test_nothing_imports_an_entry_point():
@@ -272,12 +281,51 @@ def test_nothing_imports_an_entry_point():
     assert importing, "entry points share their options"
 
 
+# Low to high; each may import what stands before it or in its own place. The old address of the
+# models stands apart: nothing imports it.
+LAYERS = (
+    "errors files history metrics stop",
+    "pose_models demo",
+    "config device named_runs display",
+    "data",
+    "model_card predictions plan scoring training",
+    "ensembling",
+    "results",
+    "reports console",
+    "seeds",
+    "tracking",
+    "run vote",
+    "entrypoints",
+)
+LAYER_OF = {place: number for number, layer in enumerate(LAYERS) for place in layer.split()}
+
+
+def layer_of(name: str) -> int:
+    first, _, rest = name.partition(".")
+    return LAYER_OF[rest.partition(".")[0] if first == "pose" and rest else first]
+
+
+LAYERED = [name for name in SOURCES if name not in ("pose", "pose.models")]
+
+
+@pytest.mark.parametrize("name", LAYERED)
+def test_a_module_imports_from_its_own_layer_and_below(name):
+    above = {
+        other for other in IMPORTS[name] if other in LAYERED and layer_of(other) > layer_of(name)
+    }
+    assert above == set()
+
+
+def test_nothing_imports_the_old_address_of_the_models():
+    assert not [name for name in IMPORTS if "pose.models" in IMPORTS[name]]
+
+
 def test_imports_go_one_way():
     graph = {
         name: {other for other in imported if other in SOURCES}
         for name, imported in IMPORTS.items()
     }
-    assert graph["pose.experiment"] >= {"pose.tracking", "pose.seed"}
+    assert graph["pose.run"] >= {"pose.tracking", "pose.seeds.engines"}
     # Raises CycleError, which names the circle. A package's own list of its modules is none.
     order = list(TopologicalSorter(graph).static_order())
     assert set(order) == set(SOURCES)

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pose.cache import open_cache
-from pose.dataset import (
+from pose.config import DataSetup, DemoSetup
+from pose.data.cache import open_cache
+from pose.data.folder import (
     check_images,
     dataset_digest,
-    draw_demo,
-    find_dataset,
+    list_images,
     read_dataset,
     read_test_images,
 )
+from pose.data.source import draw_demo, find_dataset
+from pose.display import NoDisplay
 from pose.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -357,19 +359,33 @@ def test_named_folder_comes_before_the_usual_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "dataset", "1,a\n2,b\n")
     write_folder(tmp_path / "other", "1,a\n2,b\n")
-    assert find_dataset("other", "owner/name") == Path("other")
-    assert find_dataset(None, "owner/name") == Path("dataset")
+    assert find_dataset(
+        DataSetup(dataset="other", kaggle_handle="owner/name"), NoDisplay()
+    ) == Path("other")
+    assert find_dataset(DataSetup(dataset=None, kaggle_handle="owner/name"), NoDisplay()) == Path(
+        "dataset"
+    )
 
 
 def test_data_may_lie_in_a_dataset_folder_inside(tmp_path):
     write_folder(tmp_path / "dataset", "1,a\n2,b\n")
-    assert find_dataset(str(tmp_path), "owner/name") == tmp_path / "dataset"
-    assert find_dataset(str(tmp_path / "dataset"), "owner/name") == tmp_path / "dataset"
+    assert (
+        find_dataset(DataSetup(dataset=str(tmp_path), kaggle_handle="owner/name"), NoDisplay())
+        == tmp_path / "dataset"
+    )
+    assert (
+        find_dataset(
+            DataSetup(dataset=str(tmp_path / "dataset"), kaggle_handle="owner/name"), NoDisplay()
+        )
+        == tmp_path / "dataset"
+    )
 
 
 def test_named_folder_that_is_none_is_an_error(tmp_path):
     with pytest.raises(InputError, match="which is no folder; dataset demo draws one"):
-        find_dataset(str(tmp_path / "nowhere"), "owner/name")
+        find_dataset(
+            DataSetup(dataset=str(tmp_path / "nowhere"), kaggle_handle="owner/name"), NoDisplay()
+        )
 
 
 def test_without_data_and_network_one_line_has_three_ways_out(tmp_path, monkeypatch):
@@ -381,7 +397,7 @@ def test_without_data_and_network_one_line_has_three_ways_out(tmp_path, monkeypa
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kaggle"))
     with pytest.raises(InputError) as caught:
-        find_dataset(None, "owner/name")
+        find_dataset(DataSetup(dataset=None, kaggle_handle="owner/name"), NoDisplay())
     message = str(caught.value)
     assert "\n" not in message
     for part in ("owner/name", "--dataset PATH", "./dataset", "--dataset demo"):
@@ -390,7 +406,9 @@ def test_without_data_and_network_one_line_has_three_ways_out(tmp_path, monkeypa
 
 
 def test_demo_is_drawn_and_obeys_the_contract(tmp_path):
-    folder = draw_demo(tmp_path / "demo", num_train=40, num_test=20, num_workers=1)
+    folder = draw_demo(
+        DemoSetup(out=str(tmp_path / "demo"), num_train=40, num_test=20), NoDisplay()
+    )
     dataset = check_images(read_dataset(folder))
     assert (len(dataset.ids), len(dataset.test_ids), len(dataset.classes)) == (40, 20, 20)
     assert dataset.problems == ()
@@ -399,7 +417,7 @@ def test_demo_is_drawn_and_obeys_the_contract(tmp_path):
 def test_demo_is_not_drawn_into_a_foreign_folder(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(InputError, match="found other files"):
-        draw_demo(tmp_path, num_train=20, num_test=0)
+        draw_demo(DemoSetup(out=str(tmp_path), num_train=20, num_test=0), NoDisplay())
 
 
 # The digest
@@ -430,3 +448,12 @@ def test_digest_is_that_of_the_content_wherever_it_lies(stripes, tmp_path):
     first = copy / "train_images" / "0.jpg"
     first.write_bytes(first.read_bytes() + b"\0")
     assert digest_of(copy, tmp_path / "cache") != digest, "a byte is"
+
+
+def test_files_are_listed_by_stem_with_all_their_suffixes(tmp_path):
+    for name in ("b.jpg", "a.PNG", "a.jpeg", ".a.jpg", "c.txt", "d.webp"):
+        (tmp_path / name).touch()
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "e.jpg").touch()
+    found = {stem: [path.name for path in paths] for stem, paths in list_images(tmp_path).items()}
+    assert found == {"a": ["a.PNG", "a.jpeg"], "b": ["b.jpg"], "d": ["d.webp"]}

@@ -12,12 +12,15 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from pose import augment
-from pose.augment import PRESETS, augment_batch, gather, sample_params
-from pose.models import build_model
-from pose.optimization import build_optimizer
-from pose.runs import NAMED_RUNS
-from pose.training import TrainingData, TrainState, predict_logits, train_step, training_batch
+from pose.data.tensors import TrainingData
+from pose.named_runs import NAMED_RUNS
+from pose.training import augment
+from pose.training.augment import PRESETS, augment_batch, gather, sample_params
+from pose.training.optimization import build_optimizer
+from pose.training.predict import predict_logits
+from pose.training.state import TrainState
+from pose.training.step import train_step, training_batch
+from pose_models import build_model
 
 # Autocast sees that there is no device; its types are of no interest here.
 pytestmark = pytest.mark.filterwarnings("error", "ignore:CUDA is not available")

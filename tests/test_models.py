@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import models as torchvision_models
 
-from pose.models import (
+from pose_models import (
     MODELS,
     TORCHVISION_PREFIX,
     ImageClassifier,
@@ -19,7 +19,7 @@ from pose.models import (
     onednn,
     simple_cnn,
 )
-from pose.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, high_pass
+from pose_models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, high_pass
 
 pytestmark = pytest.mark.filterwarnings("error")
 LABELS = ("cat", "dog", "owl")

@@ -12,7 +12,10 @@ from PIL import Image
 from project import Project
 from sklearn.metrics import f1_score
 
-from pose import seed_folder, voting
+from pose.predictions import read_predictions
+from pose.seeds import folder as seed_folder
+from pose.vote import combine_probs
+from pose_models import Combination
 
 METRICS = {
     "train_loss",
@@ -160,7 +163,7 @@ def test_validation_predictions_give_the_score_that_was_logged(project):
     (parent,) = project.runs("train")
     for child, seed in zip(project.children(parent), SEEDS, strict=True):
         path = project.folder / "outputs" / "ensemble_1" / f"seed_{seed}" / "val_predictions.csv"
-        predictions = seed_folder.read_predictions(path)
+        predictions = read_predictions(path)
         assert predictions.probs.shape == (60, 2)
         np.testing.assert_allclose(predictions.probs.sum(axis=1), 1, atol=1e-5)
         preds = predictions.probs.argmax(axis=1)
@@ -215,7 +218,7 @@ def test_a_vote_is_that_of_the_registered_models(project, votes, data, rule):
         model = load_member(project, version)
         with torch.no_grad():
             probs.append(model(torch.stack(images)).softmax(dim=1).numpy())
-    expected = voting.combine_probs(np.stack(probs), rule).argmax(axis=1)
+    expected = combine_probs(np.stack(probs), Combination(rule=rule)).argmax(axis=1)
     # The cache and bfloat16 move probabilities by less than a hundredth.
     is_clear = np.abs(np.stack(probs)[:, :, 0] - 0.5).min(axis=0) > 0.02
     assert is_clear.sum() > 10
@@ -265,7 +268,7 @@ print(type(model).__module__)
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "pose.models.classifier"
+    assert done.stdout.strip() == "pose_models.classifier"
 
 
 def test_exported_models_load_without_the_code(data, tmp_path):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
+from pose.data.split import split_indices
 from pose.errors import InputError
-from pose.split import split_indices
 
 pytestmark = pytest.mark.filterwarnings("error")
 # 60, 30 and 10 of three classes, mixed.

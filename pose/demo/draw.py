@@ -80,8 +80,8 @@ def mirror_names() -> dict[str, str]:
 
 def write_demo(
     folder: str | os.PathLike,
-    num_train: int | None = 3000,
-    num_test: int = 600,
+    num_train: int | None,
+    num_test: int,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     num_workers: int | None = None,

@@ -1,20 +1,16 @@
-"""The zoo: every model by its name.
+"""The old address of `pose_models`, under which models registered before 0.2 were pickled.
 
-A model takes raw RGB images and gives logits; what it does to the pixels first is part of it.
-This package depends on torch and torchvision alone, so that it can travel with a saved model.
+They carry a copy of their code, but in this project's folder `pose` is the project: without this
+they could not be loaded here. Nothing else imports it.
 """
 
-from pose.models.classifier import ImageClassifier
-from pose.models.ensemble import SeedEnsemble
-from pose.models.inference import for_inference
-from pose.models.zoo import MODELS, TORCHVISION_PREFIX, build_model, check_model_name
+import importlib
+import pkgutil
+import sys
 
-__all__ = [
-    "MODELS",
-    "TORCHVISION_PREFIX",
-    "ImageClassifier",
-    "SeedEnsemble",
-    "build_model",
-    "check_model_name",
-    "for_inference",
-]
+import pose_models
+
+for _module in pkgutil.iter_modules(pose_models.__path__):
+    sys.modules[f"{__name__}.{_module.name}"] = importlib.import_module(
+        f"pose_models.{_module.name}"
+    )

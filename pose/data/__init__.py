@@ -1,0 +1,1 @@
+"""From a data folder to tensors: source, folder, classes, decoded cache, split."""

@@ -1,0 +1,45 @@
+"""The tensors that one seed trains on: its split, on its device."""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from pose.config import Recipe
+from pose.data.loaded import LoadedData
+from pose.data.split import split_rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Images and labels of one split, on the device that trains.
+
+    Attributes:
+        images: `(N, 3, S, S)` uint8, on the device or memory-mapped.
+        labels: `(N,)` int64, on the device.
+        train_rows: `(num_train,)` int64 rows of `images` that train, on the CPU.
+        val_rows: `(num_val,)` that validate.
+        mirrors: `(num_classes,)` int64 class of each class's mirror image, -1: never flipped.
+    """
+
+    images: Tensor
+    labels: Tensor
+    train_rows: Tensor
+    val_rows: Tensor
+    mirrors: Tensor
+
+
+def training_data(
+    loaded: LoadedData, recipe: Recipe, seed: int, device: torch.device
+) -> TrainingData:
+    """The split of `seed` on `device`: the shared one, or its own if `split_seed` is None."""
+    train_rows, val_rows = split_rows(loaded.dataset.labels, recipe, seed)
+    labels = torch.zeros(len(loaded.images), dtype=torch.int64)
+    labels[torch.from_numpy(loaded.rows)] = torch.from_numpy(loaded.dataset.labels)
+    return TrainingData(
+        images=loaded.images,
+        labels=labels.to(device),
+        train_rows=torch.from_numpy(loaded.rows[train_rows]),
+        val_rows=torch.from_numpy(loaded.rows[val_rows]),
+        mirrors=torch.tensor(loaded.dataset.classes.mirrors, device=device),
+    )

@@ -1,0 +1,65 @@
+"""What a person may watch: the calls that working code makes, and a display that shows nothing."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from pose.config import Recipe
+from pose.history import Row
+
+# Called after each batch with the number of batches done and in all.
+BatchProgress = Callable[[int, int], None]
+
+
+class Display(Protocol):
+    """What a person watches; `pose.console.Console` is one."""
+
+    def say(self, text: str) -> None:
+        """One line."""
+
+    def draw_progress(self, done: int, total: int) -> None:
+        """Images of the demo data drawn."""
+
+    def cache_progress(self, done: int, total: int) -> None:
+        """Images decoded."""
+
+    def check_progress(self, done: int, total: int) -> None:
+        """Images checked."""
+
+    def predict_progress(self, done: int, total: int) -> None:
+        """Batches predicted."""
+
+    def start_seed(
+        self, seed: int, recipe: Recipe, num_epochs_done: int, time_limit: float | None
+    ) -> BatchProgress:
+        """A seed begins or goes on; returns what to call after each batch."""
+
+    def show_epoch(self, seed: int, row: Row, best_epoch: int) -> None:
+        """An epoch is complete."""
+
+
+class NoDisplay:
+    """A display that shows nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def draw_progress(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def cache_progress(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def check_progress(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def predict_progress(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def start_seed(
+        self, seed: int, recipe: Recipe, num_epochs_done: int, time_limit: float | None
+    ) -> BatchProgress:
+        """Returns what shows nothing after each batch."""
+        return lambda done, total: None
+
+    def show_epoch(self, seed: int, row: Row, best_epoch: int) -> None:
+        """Nothing."""

@@ -1,0 +1,1 @@
+"""What several members know together: plain values and NumPy arrays, no torch, no MLflow."""

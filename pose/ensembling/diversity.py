@@ -1,0 +1,31 @@
+"""How far members agree, as pure functions on NumPy arrays.
+
+Members are the first axis: `probs` is `(M, N, C)`, M members, N images, C classes, rows sum to 1.
+"""
+
+import numpy as np
+
+
+def agreement(probs: np.ndarray, combined: np.ndarray) -> np.ndarray:
+    """Part of the images `(M,)` on which each member predicts what `combined` `(N, C)` does."""
+    return (probs.argmax(axis=2) == combined.argmax(axis=1)).mean(axis=1)
+
+
+def unanimity(probs: np.ndarray) -> float:
+    """Part of the images on which all members predict the same class."""
+    preds = probs.argmax(axis=2)
+    return float((preds == preds[0]).all(axis=0).mean())
+
+
+def disagreement(probs: np.ndarray) -> float:
+    """Mean over pairs of members of the part of images that they predict differently.
+
+    0 for a single member; the disagreement measure of Kuncheva and Whitaker (2003).
+    """
+    preds = probs.argmax(axis=2)
+    pairs = [
+        (preds[first] != preds[second]).mean()
+        for first in range(len(preds))
+        for second in range(first)
+    ]
+    return float(np.mean(pairs)) if pairs else 0.0

@@ -1,0 +1,70 @@
+"""config.json: what rebuilds a trained model around its weights, and what it reached."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from pose.errors import InputError, one_line
+from pose.files import write_text
+
+FORMAT = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """One member, without its weights.
+
+    Attributes:
+        model: name of the architecture.
+        image_size: height and width that the network sees, in pixels.
+        labels: the label of each column of the logits.
+        names: one per class, for people.
+        mirrors: class index of each class's mirror image, or -1.
+        run: name of the run that it belongs to.
+        val_f1: best validation macro-F1, at `best_epoch` (counted from 1).
+        dataset_digest: of the data that it was trained on.
+        recipe: every setting by name.
+        weights_sha256: of the weights' names, types, shapes and values; empty in models from
+            before 0.2, whose weights cannot be checked.
+    """
+
+    model: str
+    image_size: int
+    labels: tuple[str, ...]
+    names: tuple[str, ...]
+    mirrors: tuple[int, ...]
+    run: str
+    seed: int
+    val_f1: float
+    best_epoch: int
+    dataset_digest: str
+    recipe: dict[str, Any]
+    weights_sha256: str = ""
+
+
+def write_card(path: Path, card: ModelCard) -> None:
+    """Write `card` as JSON."""
+    write_text(path, json.dumps({"format": FORMAT, **dataclasses.asdict(card)}, indent=1) + "\n")
+
+
+def read_card(path: Path) -> ModelCard:
+    """What `write_card` wrote, in this version or an earlier one.
+
+    Raises:
+        InputError: the file is missing or damaged, or from a newer version of this software.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = int(values.pop("format"))
+        if version > FORMAT:
+            raise InputError(
+                f"{path} must be of format {FORMAT} or older, found {version}: update this software"
+            )
+        for name in ("labels", "names", "mirrors"):
+            values[name] = tuple(values[name])
+        return ModelCard(**values)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} must be a whole model card, found: {one_line(error)}") from error

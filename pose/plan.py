@@ -1,0 +1,164 @@
+"""What a run is going to be, checked and worked out once, before anything is trained.
+
+A dry run stops after it: it refuses what the run would refuse.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pose.config import Recipe, Setup
+from pose.data.folder import Dataset, read_dataset
+from pose.data.source import locate_dataset
+from pose.data.split import split_rows
+from pose.device import describe, pick_device, pick_precision
+from pose.errors import InputError, known, one_line
+from pose.named_runs import ResolvedRun
+from pose.training.augment import PRESETS
+from pose_models import build_model, check_model_name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run before its first step.
+
+    Attributes:
+        run: its name, recipe and changes.
+        setup: where it happens.
+        folder: that the seeds' folders lie in.
+    """
+
+    run: ResolvedRun
+    setup: Setup
+    device: torch.device
+    precision: torch.dtype
+    folder: Path
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the seeds learn."""
+        return self.run.recipe
+
+    @property
+    def cache_root(self) -> Path | None:
+        """Folder of decoded images, where one was named."""
+        return Path(self.setup.cache_root) if self.setup.cache_root else None
+
+    def check_data(self, dataset: Dataset) -> None:
+        """
+        Raises:
+            InputError: the data contradicts itself, cannot be split, or the model cannot be built
+                for its classes.
+        """
+        dataset.raise_if_fatal()
+        for seed in self.recipe.seeds:
+            split_rows(dataset.labels, self.recipe, seed)
+        _check_model(self.recipe, dataset.classes.labels)
+
+    def tags(self) -> dict[str, str]:
+        """Of the run, its seeds and their models in MLflow."""
+        return {
+            "run": self.run.name,
+            "model": self.recipe.model,
+            "recipe": self.run.title(),
+            "is_changed": str(bool(self.run.changes)).lower(),
+            "model_format": self.setup.model_format,
+        }
+
+    def params(self, seed: int) -> dict[str, Any]:
+        """Of a seed in MLflow: every setting that decides what it learns."""
+        params = dataclasses.asdict(self.recipe)
+        del params["seeds"]
+        return {
+            "seed": seed,
+            **params,
+            "recipe": self.run.title(),
+            "device": self.device,
+            "precision": str(self.precision).removeprefix("torch."),
+        }
+
+    def text(self) -> str:
+        """The plan, a setting per line; what differs from the named run is marked."""
+        lines = [f"run: {self.run.name} ({self.run.title()})"]
+        for part in (self.recipe, self.setup):
+            for field in dataclasses.fields(part):
+                lines.append(_setting_line(field.name, getattr(part, field.name), self.run.changes))
+        lines.append(f"on {describe(self.device, self.precision)}, into {self.folder}")
+        return "\n".join(lines)
+
+
+def make_plan(run: ResolvedRun, setup: Setup) -> Plan:
+    """The plan of a run, checked as far as can be without its data.
+
+    Raises:
+        InputError: a value that cannot be used.
+    """
+    try:
+        check_model_name(run.recipe.model)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if run.recipe.augmentation not in PRESETS:
+        raise InputError(
+            f"augmentation must be one of {known(PRESETS)}, got {run.recipe.augmentation!r}"
+        )
+    device = pick_device(setup.device)
+    folder = Path(setup.output_root) / run.name
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output_root must have room for the folder {folder}, found a file there")
+    return Plan(
+        run=run,
+        setup=setup,
+        device=device,
+        precision=pick_precision(setup.precision, device),
+        folder=folder,
+    )
+
+
+def check_located_data(plan: Plan) -> str:
+    """One line about the data that a dry run finds, checked as the run would; nothing is fetched.
+
+    Raises:
+        InputError: what is there cannot be trained on.
+    """
+    folder = locate_dataset(plan.setup)
+    if folder is None:
+        would = "drawn" if plan.setup.dataset == "demo" else f"{plan.setup.kaggle_handle} of Kaggle"
+        return f"data: not here yet, would be {would}"
+    dataset = read_dataset(folder)
+    plan.check_data(dataset)
+    return (
+        f"data: {folder}, {len(dataset.ids)} labelled images, {len(dataset.classes)} classes, "
+        f"{len(dataset.test_ids)} test images"
+    )
+
+
+def _check_model(recipe: Recipe, labels: tuple[str, ...]) -> None:
+    """
+    Raises:
+        InputError: the model cannot be built, or cannot take images of the recipe's size.
+    """
+    try:
+        # Without memory and arithmetic, unless there are weights to find.
+        with torch.device("cpu" if recipe.pretrained else "meta"):
+            model = build_model(
+                recipe.model, labels, recipe.image_size, pretrained=recipe.pretrained
+            )
+            size = (recipe.image_size, recipe.image_size)
+            model(torch.zeros(min(2, recipe.batch_size), 3, *size))
+    except NotImplementedError:
+        # A few of torchvision's models cannot be built without memory (RegNet).
+        return
+    # torchvision's models refuse a size by any of these, asserts included.
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"{recipe.model} must accept image_size {recipe.image_size}, batch_size "
+            f"{recipe.batch_size} and the other settings, found: {one_line(error)}"
+        ) from error
+
+
+def _setting_line(name: str, value: Any, changes: Mapping[str, object]) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    return f"  {name}: {text}" + ("  (changed)" if name in changes else "")

@@ -1,0 +1,85 @@
+"""Probabilities that never travel without what they are about."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pose.files import write_text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Probabilities with the images and classes that they are about.
+
+    Attributes:
+        ids: `(N,)`.
+        probs: `(N, C)` float, rows sum to 1.
+        class_labels: `(C,)` label of each column.
+        labels: `(N,)` true class indices, where they are known.
+    """
+
+    ids: tuple[str, ...]
+    probs: np.ndarray
+    class_labels: tuple[str, ...]
+    labels: np.ndarray | None = None
+
+    def preds(self) -> np.ndarray:
+        """Predicted class indices `(N,)`."""
+        return self.probs.argmax(axis=1)
+
+    def pred_labels(self) -> dict[str, str]:
+        """The predicted class's label of each id."""
+        return {
+            image_id: self.class_labels[pred]
+            for image_id, pred in zip(self.ids, self.preds(), strict=True)
+        }
+
+    def take(self, ids: Sequence[str]) -> "Predictions":
+        """Those of `ids`, in that order.
+
+        Raises:
+            KeyError: there are none of an id.
+        """
+        row_of = {image_id: row for row, image_id in enumerate(self.ids)}
+        rows = [row_of[image_id] for image_id in ids]
+        return dataclasses.replace(
+            self,
+            ids=tuple(ids),
+            probs=self.probs[rows],
+            labels=None if self.labels is None else self.labels[rows],
+        )
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """One row per image: id, label where it is known, pred, and `p_<label>` for each class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    class_labels = predictions.class_labels
+    label_column = [] if predictions.labels is None else ["label"]
+    writer.writerow(["id", *label_column, "pred", *(f"p_{label}" for label in class_labels)])
+    preds = predictions.preds()
+    for row, image_id in enumerate(predictions.ids):
+        label = [] if predictions.labels is None else [class_labels[predictions.labels[row]]]
+        probs = (f"{value:.9g}" for value in predictions.probs[row])
+        writer.writerow([image_id, *label, class_labels[preds[row]], *probs])
+    write_text(path, text.getvalue())
+
+
+def read_predictions(path: Path) -> Predictions:
+    """What `write_predictions` wrote."""
+    with open(path, newline="", encoding="utf-8") as handle:
+        header, *rows = csv.reader(handle)
+    first = header.index("pred") + 1
+    class_labels = tuple(name.removeprefix("p_") for name in header[first:])
+    indices = {label: index for index, label in enumerate(class_labels)}
+    labels = np.array([indices[row[1]] for row in rows]) if header[1] == "label" else None
+    return Predictions(
+        ids=tuple(row[0] for row in rows),
+        probs=np.array([row[first:] for row in rows], dtype=np.float32),
+        class_labels=class_labels,
+        labels=labels,
+    )

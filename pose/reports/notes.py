@@ -1,0 +1,94 @@
+"""Markdown descriptions and tables of runs and votes."""
+
+import csv
+import io
+
+from pose.named_runs import NAMED_RUNS, ResolvedRun
+from pose.results import SeedResult, Vote, spread
+
+
+def describe_seeds(resolved: ResolvedRun, results: list[SeedResult], num_promised: int) -> str:
+    """A run: its recipe and a table of its finished seeds."""
+    published = NAMED_RUNS[resolved.base].val_f1 if resolved.base else {}
+    budget = resolved.recipe.budget
+    bought = ""
+    if budget:
+        seconds = sum(result.seconds for result in results)
+        epochs = sum(result.num_epochs for result in results) / len(results)
+        bought = (
+            f" The budget of {budget} bought {epochs:.1f} epochs per seed, {seconds / 60:.1f} "
+            "minutes in all; the last epoch of a seed ends where its time does."
+        )
+    lines = [
+        f"### {resolved.name}: {resolved.title()}",
+        "",
+        f"Validation macro F1 of {len(results)} of {num_promised} seeds: "
+        f"**{spread([result.val_f1 for result in results])}** (mean ± standard deviation). Each "
+        "seed's best epoch was chosen on the same validation images, so new images score a little "
+        "lower." + bought,
+        "",
+        "| seed | val_f1 | best epoch | epochs | ended by | minutes |"
+        + (" original's val_f1 |" if published else ""),
+        "|---|---|---|---|---|---|" + ("---|" if published else ""),
+    ]
+    for result in results:
+        line = (
+            f"| {result.seed} | {result.val_f1:.4f} | {result.best_epoch} | {result.num_epochs} "
+            f"| {result.stop_reason} | {result.seconds / 60:.1f} |"
+        )
+        if published:
+            original = published.get(result.seed)
+            line += f" {original:.6f} |" if original else " |"
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def describe_vote(vote: Vote) -> str:
+    """A vote: who voted, how far they agree, and the score on rows that nobody trained on."""
+    score = vote.score
+    lines = [f"### {vote.name}: {vote.voting} vote of {len(vote.members)} members", ""]
+    if score.reason:
+        lines.append(f"No validation score: {score.reason}.")
+    else:
+        lines.append(
+            f"Validation macro F1 **{score.ensemble['val_f1']:.4f}** on {score.num_rows} rows that "
+            "no member trained on (each member's best epoch was chosen on its validation rows)."
+        )
+    lines += [
+        "",
+        f"All members agree on {vote.unanimity:.1%} of the images.",
+        "",
+        "| member | model | version | val_f1 | agrees with the ensemble |",
+        "|---|---|---|---|---|",
+    ]
+    for member, share in zip(vote.members, vote.agreement, strict=True):
+        lines.append(
+            f"| {member.name} | {member.card.model} | {member.registered.version} "
+            f"| {member.card.val_f1:.4f} | {share:.1%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def members_csv(vote: Vote) -> str:
+    """One row per member: what it is, its scores, and how far it agrees with the ensemble."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["run", "seed", "model", "version", "val_f1", "shared_rows_f1", "agreement", "trained_as"]
+    )
+    shared = vote.score.members or [None] * len(vote.members)
+    for member, share, own in zip(vote.members, vote.agreement, shared, strict=True):
+        registered = member.registered
+        writer.writerow(
+            [
+                registered.run,
+                registered.seed,
+                member.card.model,
+                registered.uri,
+                f"{member.card.val_f1:.6f}",
+                "" if own is None else f"{own:.6f}",
+                f"{share:.6f}",
+                registered.recipe,
+            ]
+        )
+    return text.getvalue()

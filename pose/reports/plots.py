@@ -1,0 +1,107 @@
+"""Pictures of results as matplotlib figures, drawn without a display.
+
+Names come from data: no text is taken for mathematics.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from pose.files import atomic_path
+from pose.history import Row
+
+TRAIN_COLOR = "#7f8c9b"
+VAL_COLOR = "#1f6fb4"
+BEST_COLOR = "#d9622b"
+
+
+def write_figure(draw: Callable[[], Figure], path: Path) -> None:
+    """Make a figure and write it as a PNG file."""
+    # Around both: some texts are made when the figure is saved.
+    with matplotlib.rc_context({"text.parse_math": False}), atomic_path(path) as partial:
+        draw().savefig(partial, format="png", dpi=110)
+
+
+def plot_history(history: list[Row], best_epoch: int, title: str) -> Figure:
+    """Loss, accuracy and F1 of training and validation over epochs, the best epoch marked."""
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure.suptitle(title)
+    epochs = [row["epoch"] for row in history]
+    for axes, metric, name in zip(
+        figure.subplots(1, 3), ("loss", "acc", "f1"), ("loss", "accuracy", "macro F1"), strict=True
+    ):
+        marker = "o" if len(history) == 1 else None
+        for split, label, color in (
+            ("train", "train (augmented)", TRAIN_COLOR),
+            ("val", "validation", VAL_COLOR),
+        ):
+            values = [row[f"{split}_{metric}"] for row in history]
+            axes.plot(epochs, values, color=color, label=label, marker=marker)
+        best = history[best_epoch - 1]
+        axes.axvline(best_epoch, color=BEST_COLOR, linestyle=":", linewidth=1)
+        axes.plot(best_epoch, best[f"val_{metric}"], "o", color=BEST_COLOR)
+        value = best[f"val_{metric}"]
+        axes.set_title(f"{name}: {value:.4f} at the best epoch, {best_epoch}", fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.25)
+        if metric != "loss":
+            axes.set_ylim(top=1.0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def plot_confusion(confusion: np.ndarray, names: tuple[str, ...], title: str) -> Figure:
+    """A confusion matrix: counts as numbers, shares of each true class as colours."""
+    num_classes = len(names)
+    side = min(24.0, max(4.5, 2.5 + 0.45 * num_classes))
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.subplots()
+    shares = confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    axes.set_title(title)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    has_text = num_classes <= 40
+    if has_text:
+        axes.set_xticks(range(num_classes), names, rotation=90 if num_classes > 3 else 0)
+        axes.set_yticks(range(num_classes), names)
+        for row, column in np.ndindex(confusion.shape):
+            if confusion[row, column]:
+                color = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(
+                    column, row, confusion[row, column], ha="center", va="center",
+                    color=color, fontsize=8,
+                )  # fmt: skip
+    return figure
+
+
+def plot_seeds(histories: dict[int, list[Row]], title: str) -> Figure:
+    """Validation F1 and loss of all seeds: each one, their mean, and the band from min to max."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure.suptitle(title)
+    for axes, metric, name in zip(
+        figure.subplots(1, 2), ("val_f1", "val_loss"), ("macro F1", "loss"), strict=True
+    ):
+        curves = [[row[metric] for row in history] for history in histories.values()]
+        for seed, curve in zip(histories, curves, strict=True):
+            axes.plot(range(1, len(curve) + 1), curve, linewidth=1, alpha=0.8, label=f"seed {seed}")
+        # Seeds that stopped early leave the band: it covers the epochs that all have.
+        shared = min(map(len, curves))
+        if len(curves) > 1 and shared > 1:
+            band = np.array([curve[:shared] for curve in curves])
+            epochs = np.arange(1, shared + 1)
+            axes.fill_between(
+                epochs, band.min(axis=0), band.max(axis=0), color=VAL_COLOR, alpha=0.15
+            )
+            axes.plot(epochs, band.mean(axis=0), color="black", linewidth=1.5, label="mean")
+        axes.set_title(f"validation {name}", fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.25)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(loc="upper right", fontsize=8)
+    return figure

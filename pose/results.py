@@ -1,0 +1,109 @@
+"""What a seed, a run and a vote give back, as plain values."""
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from pose.ensembling.held_out import HeldOutScore
+from pose.ensembling.members import Member
+from pose.history import Row
+
+# Why a seed may have ended for good; with any other reason it can be continued.
+FINISHED_REASONS = ("epochs", "budget", "patience")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeedResult:
+    """How a seed ended.
+
+    Attributes:
+        stop_reason: one of `FINISHED_REASONS`, or why it can be continued.
+        best_epoch: counted from 1; 0 where not one epoch is complete.
+        val_f1: the best validation macro-F1.
+        seconds: of all its epochs, interrupted ones not counted.
+        session_seconds: of the epochs that this process trained.
+    """
+
+    seed: int
+    stop_reason: str
+    best_epoch: int
+    val_f1: float
+    num_epochs: int
+    seconds: float
+    session_seconds: float
+    history: list[Row]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing to continue."""
+        return self.stop_reason in FINISHED_REASONS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Mean and standard deviation over seeds.
+
+    Attributes:
+        std: of the sample (n - 1), since seeds are a sample of what the recipe can give; 0 of one.
+    """
+
+    mean: float
+    std: float
+    num: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f}" + (f" ± {self.std:.4f}" if self.num > 1 else "")
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """The spread of one value or more."""
+    std = statistics.stdev(values) if len(values) > 1 else 0.0
+    return Spread(mean=statistics.mean(values), std=std, num=len(values))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        run_id: of the parent run in MLflow.
+        stop_reason: None if all seeds are finished, else why it stopped.
+        seeds_page: address of the page that compares the seeds.
+    """
+
+    run_id: str
+    folder: Path
+    seeds: list[SeedResult]
+    stop_reason: str | None
+    seeds_page: str
+
+    def val_f1(self) -> Spread:
+        """Over the seeds."""
+        return spread([seed.val_f1 for seed in self.seeds])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Vote:
+    """What a vote produced.
+
+    Attributes:
+        name: of the runs that voted, joined by `+`.
+        artifact: where the predictions lie in MLflow.
+        agreement: part of the images on which each member predicts what the ensemble does.
+        unanimity: part of the images on which all members predict the same.
+        disagreement: mean over pairs of members of the part that they predict differently.
+        num_images: that were predicted.
+    """
+
+    run_id: str
+    name: str
+    voting: str
+    out_path: Path
+    artifact: str
+    members: tuple[Member, ...]
+    agreement: tuple[float, ...]
+    unanimity: float
+    disagreement: float
+    num_images: int
+    score: HeldOutScore

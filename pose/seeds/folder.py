@@ -1,0 +1,159 @@
+"""The folder that one seed leaves behind: its names, and what can be read back.
+
+<output_root>/<run_name>/seed_<seed>/
+  last_ckpt.pth           to continue from; previous_ckpt.pth is that of the epoch before
+  training_history.csv    one row per epoch
+  training_history.png
+  confusion_matrix.png    of the best epoch, on the validation images
+  val_predictions.csv     id, label, pred and one probability per class
+  pose_cnn.pth            best weights by val_f1 (a state dict)
+  config.json             all that rebuilds the model around the weights
+"""
+
+import csv
+import hashlib
+import io
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pose.errors import InputError, one_line
+from pose.files import atomic_path, write_text
+from pose.history import COLUMNS, Row
+from pose.model_card import ModelCard, read_card
+from pose_models import ImageClassifier, build_model
+
+CHECKPOINT = "last_ckpt.pth"
+PREVIOUS_CHECKPOINT = "previous_ckpt.pth"
+WEIGHTS = "pose_cnn.pth"
+CONFIG = "config.json"
+HISTORY = "training_history.csv"
+HISTORY_PLOT = "training_history.png"
+CONFUSION_PLOT = "confusion_matrix.png"
+VAL_PREDICTIONS = "val_predictions.csv"
+# What a finished seed is recorded with.
+RESULTS = (
+    CHECKPOINT,
+    HISTORY,
+    HISTORY_PLOT,
+    CONFUSION_PLOT,
+    VAL_PREDICTIONS,
+    WEIGHTS,
+    CONFIG,
+)
+
+# A checkpoint is a zip file, as torch writes it, whose comment is the SHA-256 of all before it.
+_SEAL = b"sha256:"
+_SEAL_LENGTH = len(_SEAL) + 64
+_LENGTH_FIELD = 2
+
+
+def write_checkpoint(folder: Path, checkpoint: dict[str, Any]) -> None:
+    """Replace the checkpoint and keep the one before; a kill at any moment leaves one whole."""
+    with atomic_path(folder / CHECKPOINT) as partial:
+        with open(partial, "w+b") as handle:
+            torch.save(checkpoint, handle)
+            _seal(handle)
+        if (folder / CHECKPOINT).exists():
+            os.replace(folder / CHECKPOINT, folder / PREVIOUS_CHECKPOINT)
+
+
+def _seal(handle: io.BufferedRandom) -> None:
+    """Append the digest of what is in the file, as the comment of a zip file that has none."""
+    end = handle.seek(0, os.SEEK_END) - _LENGTH_FIELD
+    handle.seek(0)
+    digest = hashlib.sha256()
+    left = end
+    while left:
+        block = handle.read(min(left, 1 << 20))
+        digest.update(block)
+        left -= len(block)
+    handle.seek(end)
+    handle.write(_SEAL_LENGTH.to_bytes(_LENGTH_FIELD, "little"))
+    handle.write(_SEAL + digest.hexdigest().encode())
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The checkpoint at `path`, on the CPU; no code of the file is run.
+
+    Raises:
+        InputError: the file is not what was written, to the last bit.
+    """
+    try:
+        data = path.read_bytes()
+        body, seal = data[: -_SEAL_LENGTH - _LENGTH_FIELD], data[-_SEAL_LENGTH:]
+        length = data[len(body) : -_SEAL_LENGTH]
+        expected = _SEAL + hashlib.sha256(body).hexdigest().encode()
+        if seal != expected or length != _SEAL_LENGTH.to_bytes(_LENGTH_FIELD, "little"):
+            raise InputError(
+                f"{path} must be a whole checkpoint, found one whose checksum is wrong"
+            )
+        checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path} must be a whole checkpoint, found: {one_line(error)}") from error
+    if not isinstance(checkpoint, dict):
+        raise InputError(f"{path} must hold a training state, found {type(checkpoint).__name__}")
+    return checkpoint
+
+
+def write_history(folder: Path, history: list[Row]) -> None:
+    """Replace `training_history.csv`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(folder / HISTORY, text.getvalue())
+
+
+def weights_sha256(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values: equal for equal networks, however saved."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\n".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a state dict, atomically."""
+    with atomic_path(path) as partial:
+        torch.save(dict(weights), partial)
+
+
+def read_model(folder: Path, name: str = "") -> tuple[ImageClassifier, ModelCard]:
+    """The trained model in a folder with `config.json` and `pose_cnn.pth`, in evaluation mode.
+
+    Runs no code from the files: the network is rebuilt by its name.
+
+    Args:
+        name: what an error calls the model; default: its folder.
+
+    Raises:
+        InputError: a file is missing or damaged, from a newer version of this software, or the
+            weights are not those that the card is about.
+    """
+    name = name or str(folder)
+    try:
+        card = read_card(folder / CONFIG)
+        weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
+        model = build_model(card.model, card.labels, card.image_size)
+        model.load_state_dict(weights)
+    except (InputError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{name} must be a whole model, found: {one_line(error)}") from error
+    # A state dict of another network, or no state dict at all.
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise InputError(
+            f"{name} must hold the weights of a {WEIGHTS}, found: {one_line(error)}"
+        ) from error
+    if card.weights_sha256 and weights_sha256(weights) != card.weights_sha256:
+        raise InputError(
+            f"{name} must have the weights that were saved, found others: their SHA-256 is not "
+            f"the {card.weights_sha256[:12]} of its {CONFIG}"
+        )
+    return model.eval(), card

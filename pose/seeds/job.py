@@ -1,0 +1,80 @@
+"""What there is to train, and where it is recorded."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from pose.config import Recipe
+from pose.history import Row
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeedJob:
+    """One member to train: plain values, for this process, another one, or another machine.
+
+    Attributes:
+        run: name of the run that it belongs to.
+        dataset: the data folder.
+        output: the seed's own folder; a checkpoint in it is continued.
+        time_limit: seconds for all of its epochs, instead of the recipe's number of epochs.
+    """
+
+    run: str
+    recipe: Recipe
+    seed: int
+    dataset: Path
+    output: Path
+    cache_root: Path | None = None
+    num_workers: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    time_limit: float | None = None
+
+    @property
+    def title(self) -> str:
+        """`ensemble_1, seed 76`."""
+        return f"{self.run}, seed {self.seed}"
+
+
+class SeedTracker(Protocol):
+    """Where a seed is recorded."""
+
+    def fetch_checkpoint(self, folder: Path) -> Path | None:
+        """Bring the recorded checkpoint into `folder`; None if there is none."""
+
+    def log_epochs(self, history: list[Row]) -> None:
+        """Record the epochs of `history` that are not recorded yet."""
+
+    def log_checkpoint(self, folder: Path) -> None:
+        """Record the folder of a seed that will be continued."""
+
+    def log_results(self, folder: Path) -> None:
+        """Record the finished seed's folder and its best model."""
+
+    def finish(self, status: str, stop_reason: str) -> None:
+        """Say how the seed ended: `FINISHED`, `FAILED` or `KILLED`, and why."""
+
+
+# Opens the record of a job when its turn has come.
+OpenTracker = Callable[[SeedJob], SeedTracker]
+
+
+class NoTracking:
+    """A tracker that records nothing: the folder on disk is all that is left."""
+
+    def fetch_checkpoint(self, folder: Path) -> Path | None:
+        """None."""
+        return None
+
+    def log_epochs(self, history: list[Row]) -> None:
+        """Nothing."""
+
+    def log_checkpoint(self, folder: Path) -> None:
+        """Nothing."""
+
+    def log_results(self, folder: Path) -> None:
+        """Nothing."""
+
+    def finish(self, status: str, stop_reason: str) -> None:
+        """Nothing."""

@@ -1,0 +1,163 @@
+"""Trains one seed, from its job to its folder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pose.config import Recipe
+from pose.data.loaded import LoadedData, load_data
+from pose.data.tensors import TrainingData, training_data
+from pose.device import pick_device, pick_precision
+from pose.display import Display
+from pose.errors import InputError
+from pose.history import Row
+from pose.results import SeedResult
+from pose.seeds import folder as seed_folder
+from pose.seeds.job import SeedJob, SeedTracker
+from pose.seeds.output import write_results
+from pose.stop import Stop, ending
+from pose.training.loop import train
+from pose.training.predict import batches_of_images
+from pose.training.state import TrainState, start_state
+from pose_models import ImageClassifier, build_model
+
+# The high-pass channel's statistics come from this many training images at most: the mean of
+# 4,096 images is known to a few per mille, and 50,000 would delay the first step by seconds.
+MAX_STATISTICS_IMAGES = 4096
+
+
+def load_job_data(job: SeedJob, display: Display) -> LoadedData:
+    """The data of `job`, decoded.
+
+    Raises:
+        InputError: nothing to train on, or contradictions in the folder.
+    """
+    return load_data(
+        job.dataset,
+        job.recipe.image_size,
+        job.cache_root,
+        job.num_workers,
+        display.cache_progress,
+    )
+
+
+def train_seed(
+    job: SeedJob, loaded: LoadedData, tracker: SeedTracker, display: Display, stop: Stop
+) -> SeedResult:
+    """Train the seed of `job` on its data, from its checkpoint where it has one.
+
+    Whatever happens, the tracker hears how it ended.
+
+    Raises:
+        DivergedError: the training is no longer finite.
+    """
+    with ending(tracker.finish):
+        result = _train(job, loaded, tracker, display, stop)
+    tracker.finish("FINISHED" if result.is_finished else "KILLED", result.stop_reason)
+    return result
+
+
+def _train(
+    job: SeedJob, loaded: LoadedData, tracker: SeedTracker, display: Display, stop: Stop
+) -> SeedResult:
+    recipe = job.recipe
+    device = pick_device(job.device)
+    precision = pick_precision(job.precision, device)
+    data = training_data(loaded, recipe, job.seed, device)
+    labels = loaded.dataset.classes.labels
+    state = start_state(lambda: build_fitted(recipe, labels, data), recipe, job.seed, device)
+    # What a checkpoint must be about to be continued.
+    identity = {
+        "recipe": recipe.digest(),
+        "seed": job.seed,
+        "dataset_digest": loaded.digest,
+    }
+    saved = _find_checkpoint(job, identity, tracker, display)
+    if saved is not None:
+        state.load_state_dict(saved)
+        if saved["precision"] != str(precision):
+            display.say(f"seed {job.seed}: begun in {saved['precision']}, goes on in {precision}")
+    tracker.log_epochs(state.history)
+    seconds_before = state.seconds
+
+    def save_then_log(state: TrainState, row: Row) -> None:
+        # In this order a kill in between loses nothing: what the checkpoint has and the tracker
+        # lacks is recorded when the seed goes on.
+        checkpoint = {**state.state_dict(), "identity": identity, "precision": str(precision)}
+        seed_folder.write_checkpoint(job.output, checkpoint)
+        seed_folder.write_history(job.output, state.history)
+        tracker.log_epochs(state.history)
+        display.show_epoch(job.seed, row, state.best_epoch)
+
+    stop_reason = train(
+        state,
+        data,
+        recipe,
+        precision=precision,
+        callbacks=[save_then_log],
+        stop=stop,
+        progress=display.start_seed(job.seed, recipe, state.num_epochs_done, job.time_limit),
+        time_limit=job.time_limit,
+    )
+    result = SeedResult(
+        seed=job.seed,
+        stop_reason=stop_reason,
+        best_epoch=state.best_epoch,
+        val_f1=state.best_val_f1,
+        num_epochs=state.num_epochs_done,
+        seconds=state.seconds,
+        session_seconds=state.seconds - seconds_before,
+        history=state.history,
+    )
+    if result.is_finished:
+        write_results(job, state, data, loaded, precision, display)
+        tracker.log_results(job.output)
+    elif (job.output / seed_folder.CHECKPOINT).exists():
+        tracker.log_checkpoint(job.output)
+    return result
+
+
+def _find_checkpoint(
+    job: SeedJob, identity: dict[str, Any], tracker: SeedTracker, display: Display
+) -> dict[str, Any] | None:
+    """The newest checkpoint of this very seed that is whole: the last, the one before, the
+    tracker's; None if the seed begins anew. What cannot be used is said in one line."""
+    problems = []
+    for path in _checkpoints(job.output, tracker):
+        try:
+            saved = seed_folder.read_checkpoint(path)
+            found = saved.get("identity")
+            if found != identity:
+                raise InputError(f"{path} must be of {identity}, found one of {found}")
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            display.say(f"warning: {problems[0]}; seed {job.seed} goes on from {path}")
+        return saved
+    if problems:
+        display.say(f"warning: {problems[0]}; seed {job.seed} begins anew")
+    return None
+
+
+def _checkpoints(folder: Path, tracker: SeedTracker) -> Iterator[Path]:
+    """Where a checkpoint may be, the newest first; the tracker is asked last."""
+    for name in (seed_folder.CHECKPOINT, seed_folder.PREVIOUS_CHECKPOINT):
+        if (folder / name).exists():
+            yield folder / name
+    fetched = tracker.fetch_checkpoint(folder)
+    if fetched is not None:
+        yield fetched
+
+
+def build_fitted(recipe: Recipe, labels: tuple[str, ...], data: TrainingData) -> ImageClassifier:
+    """The recipe's model before its first step; its preprocessing fits the training images."""
+    model = build_model(recipe.model, labels, recipe.image_size, pretrained=recipe.pretrained)
+    if model.preprocess.has_high_pass:
+        # From the training rows alone, spread evenly over them.
+        step = -(-len(data.train_rows) // MAX_STATISTICS_IMAGES)
+        cpu = torch.device("cpu")
+        model.preprocess.fit_high_pass(batches_of_images(data.images, data.train_rows[::step], cpu))
+    return model

@@ -1,0 +1,10 @@
+"""The one package that speaks to MLflow; no object of MLflow's leaves it.
+
+A run is a parent with a child run per seed, a vote is a run of its own; what they are called and
+what they carry is decided here. Everything goes by explicit run ids, so that threads and other
+processes can use it.
+"""
+
+from pose.tracking.runs import DataRecord, RunRecord, RunRequest, SeedRecord, Tracker, VoteRecord
+
+__all__ = ["DataRecord", "RunRecord", "RunRequest", "SeedRecord", "Tracker", "VoteRecord"]

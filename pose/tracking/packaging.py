@@ -1,0 +1,109 @@
+"""Models as MLflow keeps them: what is logged with one, and what it needs to be loaded."""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import mlflow.pytorch
+import numpy as np
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from torch import nn
+
+import pose_models
+from pose.tracking.store import Store
+
+# What a loaded model imports. Named here, because inferring them takes 11 seconds a model.
+MODEL_PACKAGES = ("mlflow", "torch", "torchvision", "numpy", "pillow", "simplejpeg")
+
+
+def log_model(
+    store: Store,
+    run_id: str,
+    model: nn.Module,
+    *,
+    num_classes: int,
+    extra_files: Sequence[Path],
+    model_format: str = "pickle",
+) -> str:
+    """Log `model` to the run; returns the logged model's id.
+
+    Args:
+        model: on the CPU, in evaluation mode, `(N, 3, H, W)` uint8 to `(N, num_classes)`.
+    """
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, 3, -1, -1))]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, num_classes))]),
+    )
+    options: dict[str, Any] = {"serialization_format": model_format}
+    if model_format == "pt2":
+        options["input_example"] = np.zeros((2, 3, 256, 256), dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as staging, _quiet_fluent_run(run_id):
+        info = mlflow.pytorch.log_model(
+            model,
+            name="model",
+            code_paths=[str(_stage_code(Path(staging)))],
+            extra_files=[str(path) for path in extra_files],
+            pip_requirements=requirements(),
+            signature=signature,
+            **options,
+        )
+    # Leaving MLflow's own context has ended the run; it ends when all is recorded.
+    store.client.update_run(run_id, status="RUNNING")
+    return info.model_id
+
+
+def register(store: Store, name: str, run_id: str, model_id: str, tags: Mapping[str, str]) -> int:
+    """Register a logged model under `name`; returns the version."""
+    try:
+        store.client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    registered = store.client.create_model_version(
+        name,
+        source=f"models:/{model_id}",
+        run_id=run_id,
+        tags=dict(tags),
+        model_id=model_id,
+    )
+    return int(registered.version)
+
+
+def requirements() -> list[str]:
+    """The installed versions of what a loaded model imports, as pip takes them."""
+    lines = []
+    for package in MODEL_PACKAGES:
+        try:
+            # A build's own mark (`+cpu`, `+cu128`) names a wheel that no index has.
+            lines.append(f"{package}=={version(package).partition('+')[0]}")
+        except PackageNotFoundError:
+            continue
+    return lines
+
+
+def _stage_code(folder: Path) -> Path:
+    """A copy of the package that travels, without what Python left in it."""
+    source = Path(pose_models.__file__).parent
+    ignored = shutil.ignore_patterns("__pycache__")
+    return Path(shutil.copytree(source, folder / source.name, ignore=ignored))
+
+
+@contextmanager
+def _quiet_fluent_run(run_id: str) -> Iterator[None]:
+    """Make `run_id` MLflow's active run, for the calls that know no other way."""
+    logger = logging.getLogger("mlflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,157 @@
+"""The tracking store: how it is reached, and the few questions that all records ask it."""
+
+import json
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from pose.errors import InputError, one_line
+from pose.files import locked
+
+PARENT_TAG = "mlflow.parentRunId"
+NOTE_TAG = "mlflow.note.content"
+
+
+class Store:
+    """A tracking store, addressed by plain text, so that it can be opened in any process.
+
+    Args:
+        uri: of the store; default: what the environment names.
+    """
+
+    def __init__(self, uri: str | None = None) -> None:
+        self.uri = uri or mlflow.get_tracking_uri()
+        # Some of MLflow's calls know no other way to be told.
+        if mlflow.get_tracking_uri() != self.uri:
+            mlflow.set_tracking_uri(self.uri)
+        # Setting up a database is news for MLflow's developers, not for who trains.
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        # Bars for single small files would break the lines of the training.
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        self.client = mlflow.MlflowClient(tracking_uri=self.uri)
+
+    def current_experiment_id(self) -> str:
+        """The experiment that the environment chose, else MLflow's default."""
+        from mlflow.tracking.fluent import _get_experiment_id
+
+        return _get_experiment_id()
+
+    def get_run(self, run_id: str) -> Run | None:
+        """The run, or None where it is deleted."""
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        return run if run.info.lifecycle_stage == "active" else None
+
+    def search_versions(self, filter_string: str) -> list[ModelVersion]:
+        """All registered versions that match, page by page."""
+        found: list[ModelVersion] = []
+        token = None
+        while True:
+            page = self.client.search_model_versions(
+                filter_string, max_results=1000, page_token=token
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags in one call."""
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Record parameters as they are typed on the command line."""
+        self.client.log_batch(
+            run_id, params=[Param(key, param_text(value)) for key, value in params.items()]
+        )
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Record metrics in one call."""
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            run_id, metrics=[Metric(key, float(value), now, step) for key, value in metrics.items()]
+        )
+
+
+def connect() -> Store:
+    """The store that the environment names, ready for many processes.
+
+    A new SQLite store is set up under a lock: several processes that start on an empty one at
+    once would break it.
+
+    Raises:
+        InputError: the store cannot be reached.
+    """
+    uri = mlflow.get_tracking_uri()
+    try:
+        if not uri.startswith("sqlite:///"):
+            store = Store(uri)
+            store.client.search_experiments(max_results=1)
+            return store
+        path = Path(uri.removeprefix("sqlite:///"))
+        with locked(path.with_name(f".{path.name}.lock")):
+            store = Store(uri)
+            store.client.search_experiments(max_results=1)
+            store.client.search_registered_models(max_results=1)
+            return store
+    except Exception as error:
+        # MLflow passes on what SQLAlchemy, requests and the file system raise; all of it means
+        # that nothing can be recorded, and training untracked is no way out.
+        raise InputError(
+            f"the tracking store {shown_uri(uri)} must be reachable, found: {one_line(error)}; set "
+            "MLFLOW_TRACKING_URI or start the server"
+        ) from error
+
+
+def shown_uri(uri: str) -> str:
+    """A store's address without the password that may stand in it."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)
+
+
+def process_tags() -> dict[str, str]:
+    """What says later whether the process that works on a run is still there."""
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": str(pid), "process": process_key(pid)}
+
+
+def process_key(pid: int) -> str:
+    """A text that this process has and no later one with the same number; `gone` without one."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return "gone"
+    except PermissionError:
+        pass
+    stat = Path(f"/proc/{pid}/stat")
+    # Field 22 is the start time; the name in field 2 may hold spaces.
+    started = stat.read_text().rpartition(")")[2].split()[19] if stat.exists() else ""
+    return f"{pid}/{started}"
+
+
+def is_dead(tags: Mapping[str, str]) -> bool:
+    """Whether a run's tags name a process of this machine that is gone."""
+    if tags.get("host") != socket.gethostname() or not tags.get("pid", "").isdigit():
+        return False
+    return tags.get("process") != process_key(int(tags["pid"]))
+
+
+def param_text(value: Any) -> str:
+    """A parameter as it is typed on the command line."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
+    return json.dumps(value) if isinstance(value, bool | None) else str(value)

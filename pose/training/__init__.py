@@ -1,0 +1,1 @@
+"""Training on tensors: no files, no MLflow."""

@@ -1,0 +1,190 @@
+"""The training loop of one seed.
+
+Knows tensors, not files or MLflow: whoever wants to save, log or show something passes a
+callback.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pose import metrics
+from pose.config import Recipe
+from pose.data.tensors import TrainingData
+from pose.display import BatchProgress
+from pose.errors import DivergedError
+from pose.history import Row
+from pose.stop import Stop
+from pose.training.predict import predict_logits, score_logits
+from pose.training.state import TrainState
+from pose.training.step import (
+    class_weights,
+    set_learning_rate,
+    train_step,
+    training_batch,
+    update_ema,
+)
+
+# Called after each epoch with the state and the epoch's row, which is also the history's last.
+Callback = Callable[[TrainState, Row], None]
+
+
+def train(
+    state: TrainState,
+    data: TrainingData,
+    recipe: Recipe,
+    *,
+    precision: torch.dtype,
+    callbacks: Sequence[Callback] = (),
+    stop: Stop = lambda: None,
+    progress: BatchProgress = lambda done, total: None,
+    time_limit: float | None = None,
+) -> str:
+    """Train until the recipe or `stop` ends it; `state` then holds the best weights.
+
+    A request to stop takes effect after the batch at work. The epoch it interrupts is dropped:
+    the state to continue from is that of the last callback.
+
+    Args:
+        time_limit: seconds for all epochs together, those before a continuation included. It
+            replaces the number of epochs: the schedule follows the clock, and the last epoch
+            ends where the time does.
+
+    Returns:
+        Why it ended: `epochs`, `budget`, `patience`, or what `stop` said.
+
+    Raises:
+        DivergedError: a loss that is not finite; the message names epoch and step.
+    """
+    while True:
+        pace = Pace(recipe, state, time_limit)
+        if pace.is_over():
+            return "epochs" if time_limit is None else "budget"
+        if recipe.patience and state.num_epochs_done - state.best_epoch >= recipe.patience:
+            return "patience"
+        started = time.perf_counter()
+        trained = train_one_epoch(state, data, recipe, precision, pace, stop, progress)
+        if trained is None:
+            return stop()
+        train_seconds = time.perf_counter() - started
+        num_images = trained.pop("num_images")
+        logits = predict_logits(state.scored_model(), data.images, data.val_rows, precision)
+        state.validation_seconds = time.perf_counter() - started - train_seconds
+        row = {
+            "epoch": state.num_epochs_done + 1,
+            **trained,
+            **score_logits(logits, data.labels[data.val_rows], "val"),
+            "learning_rate": state.optimizer.param_groups[0]["lr"],
+            "epoch_seconds": time.perf_counter() - started,
+            "images_per_second": num_images / train_seconds,
+        }
+        state.history.append(row)
+        if row["val_f1"] > state.best_val_f1:
+            state.best_epoch, state.best_val_f1 = state.num_epochs_done, row["val_f1"]
+            weights = state.scored_model().state_dict()
+            state.best_weights = {
+                name: value.detach().cpu().clone() for name, value in weights.items()
+            }
+        for callback in callbacks:
+            callback(state, row)
+
+
+class Pace:
+    """How far the training is, from 0 to 1: by epochs, or by the clock where time is limited.
+
+    Made anew for each epoch. The time for the epoch's validation is taken to be that of the last.
+    """
+
+    def __init__(self, recipe: Recipe, state: TrainState, time_limit: float | None) -> None:
+        self._num_epochs = recipe.num_epochs
+        self._num_epochs_done = state.num_epochs_done
+        self._time_limit = time_limit
+        self._seconds_before = state.seconds
+        self._started = time.perf_counter()
+        self._validation_seconds = state.validation_seconds
+
+    def progress(self, part_of_epoch: float) -> float:
+        """Part of the training that is done, after `part_of_epoch` of this epoch's batches."""
+        if self._time_limit is None:
+            return (self._num_epochs_done + part_of_epoch) / self._num_epochs
+        elapsed = self._seconds_before + time.perf_counter() - self._started
+        # Never zero or less, however short the limit is.
+        available = max(self._time_limit - self._validation_seconds, 1e-9)
+        return min(1.0, elapsed / available)
+
+    def is_over(self) -> bool:
+        """Whether there is nothing left to train before this epoch."""
+        return self._num_epochs_done > 0 and self.progress(0.0) >= 1
+
+
+def train_one_epoch(
+    state: TrainState,
+    data: TrainingData,
+    recipe: Recipe,
+    precision: torch.dtype,
+    pace: Pace,
+    stop: Stop,
+    progress: BatchProgress,
+) -> Row | None:
+    """One pass over the training rows, or as far as `pace` allows; None if `stop` cut it short.
+
+    Returns:
+        `num_images` trained on; `train_loss`, `train_acc`, `train_f1`: running values over the
+        epoch, in training mode on augmented images, as in the original.
+    """
+    state.model.train()
+    device = state.device
+    num_classes = len(data.mirrors)
+    weight = class_weights(data.labels[data.train_rows], num_classes, recipe.class_weighting)
+    order = data.train_rows[torch.randperm(len(data.train_rows), generator=state.shuffle_generator)]
+    # Copied once, not in every step.
+    batches = order.to(data.images.device).split(recipe.batch_size)
+    steps_per_epoch = len(batches)
+    losses = torch.zeros(len(batches), device=device)
+    confusion = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
+    for step, rows in enumerate(batches):
+        if stop():
+            return None
+        done = pace.progress(step / len(batches))
+        if done >= 1 and step > 0:
+            batches, losses = batches[:step], losses[:step]
+            break
+        set_learning_rate(state, recipe, done)
+        images, labels, targets = training_batch(data, rows, recipe, state.augment_generator)
+        loss, logits = train_step(state, images, targets, recipe, precision, weight)
+        if state.ema is not None:
+            # Shorter at first, so that the average leaves the random weights behind.
+            num_steps = state.num_epochs_done * steps_per_epoch + step
+            decay = min(recipe.ema_decay, (1 + num_steps) / (10 + num_steps))
+            update_ema(state.ema, state.model, decay)
+        # Sums stay on the device until the epoch ends. Not bincount, which makes the host wait for
+        # CUDA to know the largest value.
+        losses[step] = loss
+        pairs = labels * num_classes + logits.argmax(dim=1)
+        confusion.scatter_add_(0, pairs, torch.ones_like(pairs))
+        progress(step + 1, len(batches))
+    check_finite(losses, state.num_epochs_done + 1)
+    sizes = torch.tensor([len(rows) for rows in batches], device=device)
+    matrix = confusion.view(num_classes, num_classes).cpu().numpy()
+    return {
+        "num_images": int(sizes.sum()),
+        "train_loss": float((losses * sizes).sum() / sizes.sum()),
+        "train_acc": metrics.accuracy(matrix),
+        "train_f1": metrics.macro_f1(matrix),
+    }
+
+
+def check_finite(losses: Tensor, epoch: int) -> None:
+    """
+    Raises:
+        DivergedError: one of the epoch's losses `(num_steps,)` is not finite.
+    """
+    finite = torch.isfinite(losses)
+    if not bool(finite.all()):
+        step = int((~finite).nonzero()[0]) + 1
+        raise DivergedError(
+            f"the loss must stay finite, got {float(losses[step - 1])} in epoch {epoch} at step "
+            f"{step}: lower learning_rate, or train with precision float32"
+        )

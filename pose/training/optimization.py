@@ -1,0 +1,50 @@
+"""The optimizer and the learning rate of each step."""
+
+import math
+
+import torch
+from torch import nn
+
+from pose.config import Recipe
+from pose.training.muon import Muon
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer of the parameters of `model`; Adam and AdamW in one fused kernel.
+
+    AdamW does not decay biases and normalisation, as is usual; Adam treats all alike.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(
+            parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+        )
+    if recipe.optimizer == "muon":
+        return Muon(model, recipe.learning_rate, recipe.weight_decay)
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+
+
+def learning_rate_at(recipe: Recipe, progress: float) -> float:
+    """The learning rate at `progress` of the planned training, in [0, 1).
+
+    `cosine`: linear warm-up, then half a cosine down to 0 (Loshchilov and Hutter, 2016,
+    arXiv:1608.03983). `one_cycle`: half a cosine up from 1/25 of the highest rate, then half a
+    cosine down (Smith and Topin, 2017, arXiv:1708.07120, as in torch's `OneCycleLR`).
+    """
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    warmup = recipe.warmup_fraction
+    if progress < warmup:
+        rising = progress / warmup
+        if recipe.schedule == "one_cycle":
+            factor = 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * rising)) / 2
+        else:
+            factor = rising
+    else:
+        falling = min(1.0, (progress - warmup) / (1 - warmup))
+        factor = (1 + math.cos(math.pi * falling)) / 2
+    return recipe.learning_rate * factor

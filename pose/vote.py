@@ -1,0 +1,254 @@
+"""A vote: the registered members of runs predict the test images together."""
+
+import csv
+import dataclasses
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pose.config import VoteSetup
+from pose.data.cache import open_cache
+from pose.data.classes import sorted_texts
+from pose.data.folder import read_test_images
+from pose.data.source import find_dataset
+from pose.device import describe, keep_freed_memory, pick_device, pick_precision
+from pose.display import Display
+from pose.ensembling import diversity
+from pose.ensembling.held_out import score_held_out
+from pose.ensembling.members import Member, RegisteredMember, check_compatible
+from pose.errors import InputError, first_few
+from pose.files import write_text
+from pose.predictions import Predictions, read_predictions, write_predictions
+from pose.reports.notes import describe_vote, members_csv
+from pose.results import Vote
+from pose.seeds import folder as seed_folder
+from pose.stop import ending
+from pose.tracking import Tracker, VoteRecord
+from pose.training.predict import predict_logits, probs_of
+from pose_models import Combination, ImageClassifier, SeedEnsemble, combine, for_inference
+
+
+def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
+    """Predict the test images by the members of runs and write `out_path` (`id,label`).
+
+    Raises:
+        InputError: no members, members that cannot vote together, or no readable test images.
+    """
+    out_path = Path(setup.out_path)
+    _check_out_path(out_path)
+    keep_freed_memory()
+    how = Combination(rule=setup.voting)
+    runs = setup.runs() or (tracker.newest_run_name(),)
+    name = "+".join(runs)
+    with tempfile.TemporaryDirectory() as staging:
+        registered, dataset = _find_members(runs, setup, tracker, display)
+        models, members = [], []
+        for number, found in enumerate(registered):
+            model, member = _bring(found, tracker, Path(staging) / f"member_{number}")
+            _show_member(member, display)
+            models.append(model)
+            members.append(member)
+        check_compatible(members)
+        data_setup = dataclasses.replace(setup, dataset=dataset)
+        tests = read_test_images(find_dataset(data_setup, display))
+        predictions = _predict(members, models, tests, setup, display)
+        probs = np.stack([own.probs for own in predictions])
+        combined = dataclasses.replace(predictions[0], probs=combine_probs(probs, how))
+        record = tracker.open_vote(f"{name}_{how.rule}"[:250], {"run": name, "voting": how.rule})
+        with ending(record.finish):
+            result = Vote(
+                run_id=record.run_id,
+                name=name,
+                voting=how.rule,
+                out_path=out_path,
+                artifact=record.artifact("predictions.csv"),
+                members=tuple(members),
+                agreement=tuple(diversity.agreement(probs, combined.probs).tolist()),
+                unanimity=diversity.unanimity(probs),
+                disagreement=diversity.disagreement(probs),
+                num_images=probs.shape[1],
+                score=score_held_out(members, lambda own: combine_probs(own, how)),
+            )
+            files = _write_files(result, combined, Path(staging) / "files")
+            _record(record, result, files)
+            ensemble = SeedEnsemble(models, how).eval()
+            tags = {"run": name, "voting": how.rule, "num_members": str(len(members))}
+            record.log_model(ensemble, [files["members.csv"]], tags)
+        record.finish("FINISHED")
+    return result
+
+
+def combine_probs(probs: np.ndarray, how: Combination) -> np.ndarray:
+    """`pose_models.combine` of an array `(M, N, C)`; `(N, C)` float64."""
+    return combine(torch.from_numpy(probs), how).numpy()
+
+
+def _check_out_path(out_path: Path) -> None:
+    if out_path.is_dir() or not out_path.absolute().parent.is_dir():
+        raise InputError(f"out_path must be a file in a folder that exists, got {str(out_path)!r}")
+    if not os.access(out_path.absolute().parent, os.W_OK):
+        raise InputError(f"out_path must be in a folder that can be written, got {str(out_path)!r}")
+
+
+def _find_members(
+    runs: Sequence[str], setup: VoteSetup, tracker: Tracker, display: Display
+) -> tuple[list[RegisteredMember], str | None]:
+    """The members of all runs, and the data folder: the one that was named, else the one that
+    the first run was trained on, where it is still there."""
+    members: list[RegisteredMember] = []
+    dataset = setup.dataset
+    for run in runs:
+        found = tracker.find_members(run, setup.parent)
+        members += found.members
+        display.say(f"run: {run}, {found.members[0].parent_run_id}, {len(found.members)} members")
+        for parent, seeds in found.left_out.items():
+            display.say(
+                f"  left out: {len(seeds)} members of the earlier run {parent} of that name "
+                f"(seeds {first_few(seeds)})"
+            )
+        if dataset is None and found.dataset and Path(found.dataset).is_dir():
+            dataset = found.dataset
+            display.say(f"data: {dataset}, where {run} was trained")
+    return members, dataset
+
+
+def _bring(
+    found: RegisteredMember, tracker: Tracker, folder: Path
+) -> tuple[ImageClassifier, Member]:
+    tracker.fetch_member(found, folder)
+    model, card = seed_folder.read_model(
+        folder, name=f"{found.run} seed {found.seed} ({found.uri})"
+    )
+    if found.weights_sha256 and found.weights_sha256 != card.weights_sha256:
+        raise InputError(
+            f"{found.run} seed {found.seed} must be the model that was registered as {found.uri}, "
+            "found another one there: its SHA-256 differs from the version's tag"
+        )
+    val_predictions = read_predictions(folder / seed_folder.VAL_PREDICTIONS)
+    return model, Member(registered=found, card=card, val_predictions=val_predictions)
+
+
+def _show_member(member: Member, display: Display) -> None:
+    display.say(
+        f"member: {member.name}, {member.card.model}, val_f1 {member.card.val_f1:.4f}, "
+        f"{member.registered.uri}"
+    )
+    if member.registered.recipe != member.registered.run:
+        display.say(f"  trained as: {member.registered.recipe}")
+
+
+def _predict(
+    members: Sequence[Member],
+    models: Sequence[ImageClassifier],
+    tests: dict[str, Path],
+    setup: VoteSetup,
+    display: Display,
+) -> list[Predictions]:
+    """Each member's predictions of the test images, each image decoded once per size."""
+    device = pick_device(setup.device)
+    precision = pick_precision(setup.precision, device)
+    display.say(f"device: {describe(device, precision)}")
+    sizes = sorted({member.card.image_size for member in members})
+    images, rows = _decode(tests, sizes, setup, display)
+    ids = tuple(tests)
+    predictions = []
+    for member, model in zip(members, models, strict=True):
+        fast = for_inference(model).to(device, memory_format=torch.channels_last)
+        logits = predict_logits(
+            fast,
+            images[member.card.image_size],
+            rows,
+            precision,
+            progress=display.predict_progress,
+        )
+        predictions.append(
+            Predictions(
+                ids=tuple(ids[row] for row in rows.tolist()),
+                probs=probs_of(logits),
+                class_labels=member.card.labels,
+            )
+        )
+    return predictions
+
+
+def _decode(
+    tests: dict[str, Path], sizes: Sequence[int], setup: VoteSetup, display: Display
+) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+    """The test images at each size `(N, 3, size, size)`, and the rows that can be read."""
+    files = list(tests.values())
+    cache_root = Path(setup.cache_root) if setup.cache_root else None
+    images: dict[int, torch.Tensor] = {}
+    bad: dict[int, str] = {}
+    for size in sizes:
+        cache = open_cache(
+            files,
+            size,
+            cache_root=cache_root,
+            num_workers=setup.num_workers,
+            progress=display.cache_progress,
+        )
+        images[size] = cache.images
+        bad |= cache.bad
+    if bad:
+        named = first_few(f"{files[row].name} ({why})" for row, why in sorted(bad.items()))
+        if not setup.skip_bad_images:
+            raise InputError(
+                f"test images must all be readable, found {len(bad)} that are not: "
+                f"{named}; repair them, or leave them out with --skip-bad-images"
+            )
+        display.say(f"warning: {len(bad)} unreadable test images left out: {named}")
+    rows = torch.tensor([row for row in range(len(files)) if row not in bad], dtype=torch.int64)
+    if len(rows) == 0:
+        raise InputError("test images must be readable, found not a single one that is")
+    return images, rows
+
+
+def _write_files(result: Vote, combined: Predictions, folder: Path) -> dict[str, Path]:
+    """Write `out_path`, and the files of the record by name."""
+    text = predictions_csv(combined)
+    files = {
+        name: folder / name for name in ("predictions.csv", "members.csv", "ensemble_probs.csv")
+    }
+    write_text(files["predictions.csv"], text)
+    write_text(files["members.csv"], members_csv(result))
+    write_predictions(files["ensemble_probs.csv"], combined)
+    write_text(result.out_path, text)
+    return files
+
+
+def predictions_csv(combined: Predictions) -> str:
+    """`id,label`, one row per image, sorted by id."""
+    label_of = combined.pred_labels()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "label"])
+    writer.writerows((image_id, label_of[image_id]) for image_id in sorted_texts(label_of))
+    return text.getvalue()
+
+
+def _record(record: VoteRecord, result: Vote, files: dict[str, Path]) -> None:
+    members = result.members
+    scores = {f"member_val_f1/{m.name.replace(' ', '_')}": m.card.val_f1 for m in members}
+    record.log(
+        metrics={
+            **result.score.ensemble,
+            "val_rows": result.score.num_rows,
+            "agreement_mean": float(np.mean(result.agreement)),
+            "unanimity": result.unanimity,
+            "disagreement": result.disagreement,
+            "num_members": len(members),
+            "num_images": result.num_images,
+            **scores,
+        },
+        tags={
+            "members": ",".join(member.registered.uri for member in members),
+            "parents": ",".join(sorted({member.registered.parent_run_id for member in members})),
+        },
+        note=describe_vote(result),
+        files=list(files.values()),
+    )

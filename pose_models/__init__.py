@@ -1,0 +1,23 @@
+"""Models by name, and all that a finished one needs: it travels with every saved model.
+
+A model takes raw RGB images and gives logits; what it does to the pixels first is part of it.
+Needs torch, torchvision, NumPy and Pillow, and nothing of `pose`.
+"""
+
+from pose_models.classifier import ImageClassifier
+from pose_models.combine import Combination, combine
+from pose_models.ensemble import SeedEnsemble
+from pose_models.inference import for_inference
+from pose_models.sources import MODELS, TORCHVISION_PREFIX, build_model, check_model_name
+
+__all__ = [
+    "MODELS",
+    "TORCHVISION_PREFIX",
+    "Combination",
+    "ImageClassifier",
+    "SeedEnsemble",
+    "build_model",
+    "check_model_name",
+    "combine",
+    "for_inference",
+]

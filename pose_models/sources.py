@@ -1,0 +1,137 @@
+"""Models by name."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from pose_models.classifier import ImageClassifier
+from pose_models.pose_net import PoseNet
+from pose_models.preprocess import Preprocess
+from pose_models.simple_cnn import SimpleCNN
+
+TORCHVISION_PREFIX = "torchvision/"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """How to build the network behind a name.
+
+    Attributes:
+        network: of `(in_channels, num_classes)`.
+        high_pass: whether it sees the high-pass channel besides RGB.
+        about: one line for lists.
+    """
+
+    network: Callable[[int, int], nn.Module]
+    about: str
+    high_pass: bool = False
+
+
+MODELS: dict[str, ModelEntry] = {
+    "simple_cnn": ModelEntry(
+        network=lambda channels, classes: SimpleCNN(channels, classes, conv_bias=True),
+        about="the original's first network, 0.46 M parameters",
+    ),
+    "simple_cnn_v2": ModelEntry(
+        network=lambda channels, classes: SimpleCNN(channels, classes, conv_bias=False),
+        high_pass=True,
+        about="the original's second network, on RGB and a high-pass channel",
+    ),
+    "pose_net": ModelEntry(
+        network=PoseNet,
+        about="a small residual network that sees the whole figure",
+    ),
+}
+
+
+def check_model_name(name: str) -> None:
+    """
+    Raises:
+        ValueError: no model has this name; the message lists those that there are.
+    """
+    if name in MODELS:
+        return
+    if name.startswith(TORCHVISION_PREFIX):
+        from torchvision import models as torchvision_models
+
+        if name.removeprefix(TORCHVISION_PREFIX) in _torchvision_classifiers(torchvision_models):
+            return
+        names = ", ".join(_torchvision_classifiers(torchvision_models))
+        raise ValueError(f"model must be one of torchvision's classifiers ({names}), got {name!r}")
+    names = ", ".join(sorted(MODELS))
+    raise ValueError(f"model must be one of {names} or torchvision/<name>, got {name!r}")
+
+
+def build_model(
+    name: str, labels: Sequence[str], image_size: int, *, pretrained: bool = False
+) -> ImageClassifier:
+    """A new model with random weights from torch's global generator.
+
+    Args:
+        labels: one a class, in the order of the logits.
+        image_size: height and width that the network sees.
+        pretrained: start from torchvision's ImageNet weights (`torchvision/` models only).
+
+    Raises:
+        ValueError: no model has this name, or it has no pretrained weights.
+    """
+    check_model_name(name)
+    if name.startswith(TORCHVISION_PREFIX):
+        network = _build_torchvision(
+            name.removeprefix(TORCHVISION_PREFIX), len(labels), image_size, pretrained
+        )
+        return ImageClassifier(Preprocess(image_size), network, tuple(labels))
+    if pretrained:
+        raise ValueError(f"pretrained weights exist for torchvision/ models only, not for {name}")
+    entry = MODELS[name]
+    preprocess = Preprocess(image_size, high_pass=entry.high_pass)
+    network = entry.network(preprocess.num_channels, len(labels))
+    return ImageClassifier(preprocess, network, tuple(labels))
+
+
+def _torchvision_classifiers(torchvision_models) -> list[str]:
+    return torchvision_models.list_models(module=torchvision_models)
+
+
+def _build_torchvision(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
+    # Imported here: torchvision takes half a second that other models need not pay.
+    from torchvision import models as torchvision_models
+
+    extra = {"image_size": image_size} if name.startswith("vit_") else {}
+    if name.startswith("inception_v3") or name == "googlenet":
+        # Their auxiliary heads return tuples in training mode.
+        extra = {"aux_logits": False, "init_weights": True}
+    if not pretrained:
+        return torchvision_models.get_model(name, weights=None, num_classes=num_classes, **extra)
+    if extra and "aux_logits" in extra:
+        extra = {"aux_logits": True}
+    try:
+        network = torchvision_models.get_model(name, weights="DEFAULT", **extra)
+    except OSError as error:
+        raise ValueError(
+            f"pretrained weights of {name} must be in torch's cache or be downloadable, "
+            f"found neither ({' '.join(str(error).split())[:120]}): leave pretrained out"
+        ) from error
+    if "aux_logits" in extra:
+        network.aux_logits = False
+        network.AuxLogits = network.aux1 = network.aux2 = None
+    _replace_head(network, num_classes)
+    return network
+
+
+def _replace_head(network: nn.Module, num_classes: int) -> None:
+    """Put a new last layer in place of the one for ImageNet's 1,000 classes."""
+    found = [
+        (module_name, module)
+        for module_name, module in network.named_modules()
+        if (isinstance(module, nn.Linear) and module.out_features == 1000)
+        or (isinstance(module, nn.Conv2d) and module.out_channels == 1000)
+    ]
+    module_name, head = found[-1]
+    parent = network.get_submodule(module_name.rpartition(".")[0])
+    if isinstance(head, nn.Linear):
+        new = nn.Linear(head.in_features, num_classes)
+    else:
+        new = nn.Conv2d(head.in_channels, num_classes, head.kernel_size)
+    setattr(parent, module_name.rpartition(".")[2], new)

@@ -1,0 +1,150 @@
+"""Combining members: two members and three images by hand, and the module against the arrays."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from pose.config import VOTINGS
+from pose.ensembling.diversity import agreement, disagreement, unanimity
+from pose.ensembling.held_out import shared_ids
+from pose.vote import combine_probs
+from pose_models import Combination, SeedEnsemble
+from pose_models.combine import RULES
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+# The members agree on the first image, and differ on the second, where the one that is surer has
+# it, and on the third, where their means tie between classes 0 and 1.
+PROBS = np.array(
+    [
+        [[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.5, 0.25, 0.25]],
+        [[0.5, 0.1, 0.4], [0.0, 0.9, 0.1], [0.25, 0.5, 0.25]],
+    ],
+    dtype=np.float32,
+)  # (M, N, C)
+
+
+def vote(probs: np.ndarray, rule: str) -> np.ndarray:
+    return combine_probs(np.ascontiguousarray(probs), Combination(rule=rule))
+
+
+def test_soft_vote_is_the_mean():
+    expected = [[0.6, 0.15, 0.25], [0.3, 0.6, 0.1], [0.375, 0.375, 0.25]]
+    combined = vote(PROBS, "soft")
+    np.testing.assert_allclose(combined, expected, atol=1e-7)
+    assert combined.dtype == np.float64
+    assert combined.argmax(axis=1).tolist() == [0, 1, 0]
+
+
+def test_hard_vote_of_two_is_decided_by_the_mean_where_they_differ():
+    combined = vote(PROBS, "hard")
+    # Votes (1, 0, 0), (1/2, 1/2, 0), (1/2, 1/2, 0) plus a quarter of the means, over 1.25.
+    expected = np.array(
+        [
+            [1 + 0.15, 0.0375, 0.0625],
+            [0.5 + 0.075, 0.5 + 0.15, 0.025],
+            [0.5 + 0.09375, 0.5 + 0.09375, 0.0625],
+        ]
+    )
+    np.testing.assert_allclose(combined, expected / 1.25, atol=1e-7)
+    assert combined.argmax(axis=1).tolist() == [0, 1, 0]
+
+
+def test_hard_vote_follows_the_majority_against_the_mean():
+    probs = np.array([[[0.51, 0.49]], [[0.51, 0.49]], [[0.0, 1.0]]])
+    assert vote(probs, "soft").argmax() == 1
+    assert vote(probs, "hard").argmax() == 0
+
+
+def test_hard_tie_among_many_members_goes_to_the_higher_mean():
+    sure, unsure = [[0.1, 0.9, 0.0]], [[0.45, 0.1, 0.45]]
+    # Two votes for class 1, two for class 0 (the first of equals), one for class 2.
+    probs = np.array([sure, sure, unsure, unsure, [[0.3, 0.3, 0.4]]])
+    assert vote(probs, "hard").argmax() == 1
+    assert vote(probs[::-1], "hard").argmax() == 1
+
+
+@pytest.mark.parametrize("voting", ["soft", "hard"])
+def test_combined_rows_sum_to_one_and_members_have_no_order(voting):
+    probs = np.random.default_rng(0).dirichlet(np.ones(4), size=(5, 50))
+    combined = vote(probs, voting)
+    assert combined.shape == (50, 4)
+    np.testing.assert_allclose(combined.sum(axis=1), 1)
+    np.testing.assert_allclose(vote(probs[::-1], voting), combined, atol=1e-12)
+
+
+@pytest.mark.parametrize("voting", ["soft", "hard"])
+def test_single_member_keeps_its_predictions(voting):
+    combined = vote(PROBS[:1], voting)
+    assert combined.argmax(axis=1).tolist() == PROBS[0].argmax(axis=1).tolist()
+
+
+def test_unknown_rule_lists_the_known_ones():
+    with pytest.raises(ValueError, match="rule must be one of soft, hard, got 'mean'"):
+        Combination(rule="mean")
+
+
+def test_the_command_offers_every_rule():
+    assert VOTINGS == RULES
+
+
+def test_a_combination_survives_as_json():
+    how = Combination(rule="hard")
+    assert Combination.from_dict(json.loads(json.dumps(how.to_dict()))) == how
+
+
+class Fixed(torch.nn.Module):
+    """A member that answers with fixed probabilities."""
+
+    labels = ("a", "b", "c")
+
+    def __init__(self, probs: np.ndarray) -> None:
+        super().__init__()
+        self.probs = torch.from_numpy(probs)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.probs.log()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_module_and_the_arrays_combine_alike(rule):
+    probs = np.random.default_rng(1).dirichlet(np.ones(3), size=(4, 200)).astype(np.float32)
+    ensemble = SeedEnsemble([Fixed(own) for own in probs], Combination(rule=rule))
+    logits = ensemble(torch.zeros(200, 3, 8, 8))
+    expected = vote(probs, rule)
+    np.testing.assert_allclose(logits.softmax(dim=1).numpy(), expected, atol=1e-6)
+    assert logits.argmax(dim=1).tolist() == expected.argmax(axis=1).tolist()
+
+
+def test_an_ensemble_that_is_sure_has_finite_logits():
+    certain = np.array([[1.0, 0.0, 0.0]], dtype=np.float32)
+    ensemble = SeedEnsemble([Fixed(certain)] * 2, Combination(rule="soft"))
+    assert bool(torch.isfinite(ensemble(torch.zeros(1, 3, 8, 8))).all())
+
+
+def test_agreement_is_with_the_ensemble():
+    # Predictions 0, 0, 0 and 0, 1, 1; the soft vote says 0, 1, 0.
+    shares = agreement(PROBS, vote(PROBS, "soft"))
+    np.testing.assert_allclose(shares, [2 / 3, 2 / 3])
+
+
+def test_unanimity_and_disagreement_by_hand():
+    assert unanimity(PROBS) == pytest.approx(1 / 3)
+    assert disagreement(PROBS) == pytest.approx(2 / 3)
+    three = np.concatenate([PROBS, PROBS[:1]])
+    # The pairs differ on 2/3, 0 and 2/3 of the images.
+    assert unanimity(three) == pytest.approx(1 / 3)
+    assert disagreement(three) == pytest.approx((2 / 3 + 0 + 2 / 3) / 3)
+
+
+def test_single_member_never_disagrees():
+    assert unanimity(PROBS[:1]) == 1
+    assert disagreement(PROBS[:1]) == 0
+
+
+def test_shared_ids_are_those_that_every_member_has_in_the_first_ones_order():
+    assert shared_ids([("7", "3", "5"), ("5", "7", "9"), ("1", "5", "7")]) == ["7", "5"]
+    assert shared_ids([("7", "3"), ("4", "5")]) == []
+    assert shared_ids([("7", "3")]) == ["7", "3"]
