@@ -44,7 +44,7 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
             if moved:
                 display.say(f"the earlier results of {plan.run.name} are kept in {moved}")
             if record.is_continued:
-                display.say(f"continuing the run {record.run_id}")
+                display.say(f"continuing the unfinished training {record.run_id}")
             record.log_text(loaded.dataset.report(), "data_report.txt")
             results = _train_seeds(plan, loaded, record, display, stop)
             finished = [result for result in results if result.is_finished]
