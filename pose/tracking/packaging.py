@@ -12,13 +12,12 @@ from typing import Any
 import mlflow
 import mlflow.pytorch
 import numpy as np
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import nn
 
 import pose_models
-from pose.tracking.store import Store
+from pose.tracking.store import Store, StoreError, store_errors
 
 # What a loaded model imports. Named here, because inferring them takes 11 seconds a model.
 MODEL_PACKAGES = ("mlflow", "torch", "torchvision", "numpy", "pillow", "simplejpeg")
@@ -45,7 +44,11 @@ def log_model(
     options: dict[str, Any] = {"serialization_format": model_format}
     if model_format == "pt2":
         options["input_example"] = np.zeros((2, 3, 256, 256), dtype=np.uint8)
-    with tempfile.TemporaryDirectory() as staging, _quiet_fluent_run(run_id):
+    with (
+        tempfile.TemporaryDirectory() as staging,
+        store_errors(store.uri),
+        _quiet_fluent_run(run_id),
+    ):
         info = mlflow.pytorch.log_model(
             model,
             name="model",
@@ -64,7 +67,7 @@ def register(store: Store, name: str, run_id: str, model_id: str, tags: Mapping[
     """Register a logged model under `name`; returns the version."""
     try:
         store.client.create_registered_model(name)
-    except MlflowException as error:
+    except StoreError as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     registered = store.client.create_model_version(

@@ -1,25 +1,74 @@
 """The tracking store: how it is reached, and the few questions that all records ask it."""
 
+import contextlib
+import functools
 import json
 import logging
 import os
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from pose.errors import InputError, one_line
 from pose.files import locked
 
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"
+
+
+class StoreError(InputError):
+    """The tracking store refused or did not answer.
+
+    Attributes:
+        error_code: MLflow's, empty where another library failed.
+    """
+
+    def __init__(self, uri: str, error: Exception) -> None:
+        super().__init__(
+            f"the tracking store {shown_uri(uri)} must do what it is asked, found: "
+            f"{shown_uri(one_line(error))}"
+        )
+        self.error_code = str(getattr(error, "error_code", ""))
+
+
+@contextlib.contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Give every failure of MLflow's in the block as a `StoreError`.
+
+    MLflow passes on what SQLAlchemy, requests and the file system raise, so no list of types
+    would be whole.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise StoreError(uri, error) from error
+
+
+class _Client:
+    """MLflow's client, each of whose calls fails as a `StoreError`."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._client = mlflow.MlflowClient(tracking_uri=uri)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = getattr(self._client, name)
+
+        @functools.wraps(call)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            with store_errors(self._uri):
+                return call(*args, **kwargs)
+
+        return guarded
 
 
 class Store:
@@ -39,19 +88,20 @@ class Store:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         # Bars for single small files would break the lines of the training.
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        self.client = mlflow.MlflowClient(tracking_uri=self.uri)
+        self.client = _Client(self.uri)
 
     def current_experiment_id(self) -> str:
         """The experiment that the environment chose, else MLflow's default."""
         from mlflow.tracking.fluent import _get_experiment_id
 
-        return _get_experiment_id()
+        with store_errors(self.uri):
+            return _get_experiment_id()
 
     def get_run(self, run_id: str) -> Run | None:
         """The run, or None where it is deleted."""
         try:
             run = self.client.get_run(run_id)
-        except MlflowException as error:
+        except StoreError as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
