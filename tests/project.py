@@ -29,35 +29,46 @@ class Project:
                 shutil.copy(ROOT / part, folder)
         self.store = f"sqlite:///{folder / 'mlflow.db'}"
 
+    @classmethod
+    def at(cls, folder: Path) -> "Project":
+        """The project that is in `folder` already."""
+        project = cls.__new__(cls)
+        project.folder = folder
+        project.store = f"sqlite:///{folder / 'mlflow.db'}"
+        return project
+
     def _environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_RUN")}
         kept.pop("MLFLOW_TRACKING_URI", None)
         return {**kept, "PATH": path}
 
-    def start(self, *command: str) -> subprocess.Popen:
-        """Start a command in the project's folder."""
+    def start(self, *command: str, **environment: str) -> subprocess.Popen:
+        """Start a command in the project's folder, with `environment` besides."""
         return subprocess.Popen(
             command,
             cwd=self.folder,
-            env=self._environment(),
+            env={**self._environment(), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, *command: str, code: int = 0) -> str:
+    def run(self, *command: str, code: int = 0, **environment: str) -> str:
         """Run a command to its end; its standard output."""
-        process = self.start(*command)
+        process = self.start(*command, **environment)
         out, err = process.communicate(timeout=300)
         assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
         return out if code == 0 else out + err
 
     def mlflow_run(self, entry_point: str, **parameters: object) -> str:
+        """Run `mlflow run . -e entry_point -P ...` to its end; its standard output."""
+        return self.run(*self.mlflow_command(entry_point, **parameters))
+
+    def mlflow_command(self, entry_point: str, **parameters: object) -> list[str]:
         """`mlflow run . -e entry_point -P ...` in this environment."""
         pairs = [part for k, v in parameters.items() for part in ("-P", f"{k}={v}")]
-        command = ("mlflow", "run", ".", "-e", entry_point, "--env-manager", "local", *pairs)
-        return self.run(*command)
+        return ["mlflow", "run", ".", "-e", entry_point, "--env-manager", "local", *pairs]
 
     def train_command(self, **options: object) -> list[str]:
         """`python -m entrypoints.train --...`."""
