@@ -1,6 +1,7 @@
 """Every kind of image file gives RGB of the wanted size, and no damaged one gives anything."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -128,13 +129,15 @@ def test_orientation_is_obeyed_at_another_size_than_the_file_has():
     assert difference.max() <= 4
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("exif", [b"Exif\0\0MM\0*\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff"])
 def test_damaged_metadata_costs_no_pixel(exif):
     image = Image.fromarray(gradient(24, 24))
     data = encode(image, "JPEG", exif=exif)
-    assert orientation_of(data) == 1
-    assert np.array_equal(read_image(data, 24), read_image(encode(image, "JPEG"), 24))
+    with warnings.catch_warnings():
+        # Pillow's word on it; commands do not show it.
+        warnings.filterwarnings("ignore", message="Corrupt EXIF data")
+        assert orientation_of(data) == 1
+        assert np.array_equal(read_image(data, 24), read_image(encode(image, "JPEG"), 24))
 
 
 @pytest.mark.parametrize("shape", [(60, 90), (97, 33), (16, 16), (40, 20)])
