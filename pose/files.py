@@ -116,6 +116,11 @@ def file_to_write(path: Path, option: str) -> Path:
             there, which would be replaced: a folder, a device, a pipe.
     """
     target = Path(os.path.realpath(path))
+    if any(
+        str(place.absolute()).startswith(("/dev/", "/proc/", "/sys/")) for place in (path, target)
+    ):
+        # Standard output may be a file today: to put another in its place is never what was meant.
+        raise InputError(f"{option} must be a file in a folder, got {_short(path)}, of the system")
     try:
         mode = target.stat().st_mode
     except FileNotFoundError:

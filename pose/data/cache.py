@@ -270,16 +270,25 @@ def _build(
         OSError: the folder cannot be written to.
     """
     # What an interrupted build left behind; the lock says that nobody is at work in it.
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove(folder)
     _check_room(request.num_bytes, folder.parent)
     try:
         folder.mkdir(parents=True)
         return _decode_all(folder, request, num_workers, progress)
     except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_room(request.num_bytes, folder.parent) from error
         raise
+
+
+def _remove(folder: Path) -> None:
+    """Make room at `folder`, whatever is there."""
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        # `rmtree` opens what it is given, and would wait for ever at a pipe.
+        folder.unlink(missing_ok=True)
 
 
 def _decode_all(
