@@ -9,6 +9,7 @@ import os
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -111,6 +112,9 @@ def take_mlflow_run_id() -> str | None:
 
 def run_command(command: click.Command) -> None:
     """Run a command; a mistake in its input is one line and exit code 2, without a traceback."""
+    # Of damaged metadata, which costs no pixel, and of sizes below our limit; images that cannot be
+    # read are named by us.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         sys.exit(command.main(standalone_mode=False) or 0)
     except click.exceptions.Abort:

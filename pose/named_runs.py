@@ -18,6 +18,7 @@ ORIGINAL = Recipe(
     augmentation="baseline",
     seeds=(105,),
     image_size=128,
+    exif="ignore",
     batch_size=64,
     num_epochs=300,
     patience=20,

@@ -73,11 +73,14 @@ def _load(plan: Plan, display: Display) -> LoadedData:
         plan.cache_root,
         plan.setup.num_workers,
         display.cache_progress,
+        plan.recipe.exif == "obey",
     )
     for line in loaded.lines():
         display.say(line)
     display.say(f"device: {describe(plan.device, plan.precision)}")
     plan.check_data(loaded.dataset)
+    for line in plan.warnings(loaded.dataset):
+        display.say(f"warning: {line}")
     return loaded
 
 

@@ -22,6 +22,7 @@ FROZEN = {
 SHARED = {
     "pretrained": False,
     "image_size": 128,
+    "exif": "ignore",
     "batch_size": 64,
     "num_epochs": 300,
     "optimizer": "adam",

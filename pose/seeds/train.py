@@ -40,6 +40,7 @@ def load_job_data(job: SeedJob, display: Display) -> LoadedData:
         job.cache_root,
         job.num_workers,
         display.cache_progress,
+        job.recipe.exif == "obey",
     )
 
 

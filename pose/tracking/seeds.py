@@ -165,7 +165,7 @@ def log_data(store: Store, run_id: str, data: DataRecord) -> None:
             pd.DataFrame({"id": data.ids, "label": data.labels}),
             source=str(data.folder.absolute()),
             targets="label",
-            name=data.folder.name[:500],
+            name=data.folder.absolute().name[:500],
             digest=data.digest,
         )
     entity = dataset._to_mlflow_entity()
