@@ -122,8 +122,10 @@ def epoch_batches(images: OriginalImages, *, shuffle: bool, num_workers: int = 2
 
 
 def endless_batches(images: OriginalImages, *, num_workers: int = 2) -> Iterator:
-    """Batches of random images without end: the steady state of an epoch, without the wait for
-    the workers that the original has at each epoch's start."""
+    """Batches of random images without end: the steady state of an epoch.
+
+    The original waits for its workers at each epoch's start; this leaves that out.
+    """
     sampler = RandomSampler(images, replacement=True, num_samples=2**40)
     return iter(DataLoader(images, BATCH_SIZE, sampler=sampler, num_workers=num_workers))
 

@@ -98,8 +98,11 @@ def _check_out_path(out_path: Path) -> None:
 def _find_members(
     runs: Sequence[str], setup: VoteSetup, tracker: Tracker, display: Display
 ) -> tuple[list[RegisteredMember], str | None]:
-    """The members of all runs, and the data folder: the one that was named, else the one that
-    the first run was trained on, where it is still there."""
+    """The members of all runs, and the data folder.
+
+    The folder is the one that was named, else the one that the first run was trained on, where it
+    is still there.
+    """
     members: list[RegisteredMember] = []
     dataset = setup.dataset
     for run in runs:

@@ -46,7 +46,8 @@ MODELS: dict[str, ModelEntry] = {
 
 
 def check_model_name(name: str) -> None:
-    """
+    """Refuse an unknown name.
+
     Raises:
         ValueError: no model has this name; the message lists those that there are.
     """

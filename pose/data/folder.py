@@ -14,7 +14,7 @@ import csv
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +96,8 @@ class Dataset:
         )
 
     def raise_if_fatal(self) -> None:
-        """
+        """Refuse a folder with a fatal problem.
+
         Raises:
             InputError: a problem that training must not start with.
         """
@@ -191,7 +192,7 @@ def read_dataset(folder: Path) -> Dataset:
     rows = _read_label_rows(folder / LABELS_FILE, images)
     problems: list[Problem] = []
 
-    def note(what: str, consequence: str, items, is_fatal: bool = False) -> None:
+    def note(what: str, consequence: str, items: Iterable[str], is_fatal: bool = False) -> None:
         if items := tuple(items):
             problems.append(
                 Problem(what=what, consequence=consequence, items=items, is_fatal=is_fatal)

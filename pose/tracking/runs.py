@@ -484,7 +484,8 @@ def _seeds_of(run: Run) -> tuple[int, ...]:
 
 
 def _refuse_living(parent: Run) -> None:
-    """
+    """Refuse to go on with a run that somebody else works on.
+
     Raises:
         InputError: a process is at work on `parent`, here or elsewhere.
     """
@@ -546,8 +547,10 @@ def _continue(store: Store, parent: Run, request: RunRequest, given: str | None)
 
 
 def _unlike(store: Store, experiment_id: str, request: RunRequest) -> str:
-    """How the newest run of this name differs, if it is unfinished: a new one begins, and whoever
-    expected the old one to go on should know why it does not."""
+    """How the newest run of this name differs, if it is unfinished.
+
+    A new one begins then, and whoever expected the old one to go on should know why it does not.
+    """
     found = store.client.search_runs(
         [experiment_id],
         f"tags.kind = 'train' and tags.run = '{request.name}'",
