@@ -29,6 +29,7 @@ test: env
 lint: env
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 bench: env
 	$(RUN) python -m benchmarks.run_all

@@ -27,6 +27,7 @@ class ZeroStartNet(PoseNet):
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__(in_channels, num_classes)
         for block in self.stages:
+            assert isinstance(block, ResidualBlock)
             nn.init.zeros_(block.norm2.weight)
 
 

@@ -161,7 +161,7 @@ def _predict(
     ids = tuple(tests)
     predictions = []
     for member, model in zip(members, models, strict=True):
-        fast = for_inference(model).to(device, memory_format=torch.channels_last)
+        fast = for_inference(model).to(device).to(memory_format=torch.channels_last)
         logits = predict_logits(
             fast,
             images[member.card.image_size],

@@ -56,7 +56,10 @@ def _decode_jpeg(data: bytes, size: int) -> np.ndarray | None:
     if simplejpeg is None or not data.startswith(JPEG_START):
         return None
     try:
-        return simplejpeg.decode_jpeg(data, min_height=size, min_width=size, min_factor=1)
+        pixels: np.ndarray = simplejpeg.decode_jpeg(
+            data, min_height=size, min_width=size, min_factor=1
+        )
+        return pixels
     except ValueError as error:
         if any(damage in str(error).lower() for damage in JPEG_DAMAGE):
             raise BadImageError(str(error)) from None
@@ -75,7 +78,7 @@ def _decode_by_pillow(data: bytes, size: int) -> np.ndarray:
                 return np.repeat(gray[:, :, None], 3, axis=2)
             if image.mode == "P":
                 # Straight to RGB, Pillow warns of the transparency that is dropped.
-                image = image.convert("RGBA")
+                return np.array(image.convert("RGBA").convert("RGB"))
             return np.array(image.convert("RGB"))
     except UnidentifiedImageError:
         raise BadImageError("not an image") from None

@@ -206,7 +206,7 @@ def _save(folder: Path, index: dict[str, Any], lock: contextlib.ExitStack) -> No
 
 def _write_at(descriptor: int, values: np.ndarray, offset: int) -> None:
     """Write all of `values` at `offset`; the system may take less than it was given."""
-    rest = memoryview(values).cast("B")
+    rest = values.data.cast("B")
     while rest:
         written = os.pwrite(descriptor, rest, offset)
         rest, offset = rest[written:], offset + written

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from pose.errors import InputError, first_few, known
@@ -37,7 +38,7 @@ def sort_key(text: str) -> tuple[int, int, str]:
     return (0, int(text), text) if re.fullmatch(r"-?\d+", text) else (1, 0, text)
 
 
-def sorted_texts(texts) -> list[str]:
+def sorted_texts(texts: Iterable[str]) -> list[str]:
     """`texts` by value where all are whole numbers, else by text."""
     texts = list(texts)
     all_numbers = all(re.fullmatch(r"-?\d+", text) for text in texts)

@@ -45,7 +45,9 @@ class Store:
         """The experiment that the environment chose, else MLflow's default."""
         from mlflow.tracking.fluent import _get_experiment_id
 
-        return _get_experiment_id()
+        experiment_id = _get_experiment_id()
+        assert experiment_id is not None
+        return experiment_id
 
     def get_run(self, run_id: str) -> Run | None:
         """The run, or None where it is deleted."""
