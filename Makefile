@@ -33,6 +33,7 @@ faults: env
 lint: env
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 bench: env
 	$(RUN) python -m benchmarks.run_all

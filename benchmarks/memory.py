@@ -99,7 +99,7 @@ def training_side(
         return 1000 / state.history[-1]["images_per_second"]
 
     warm_up = 10 * recipe.batch_size
-    yield milliseconds_per_image(warm_up)
+    yield {"ms_per_image": milliseconds_per_image(warm_up)}
     if is_whole_epoch:
         milliseconds_per_image(len(everything.train_rows))
     while True:

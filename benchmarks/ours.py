@@ -9,6 +9,7 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,12 +39,14 @@ def data_folder(dataset: Path | None, num_train: int, num_test: int = 0) -> Iter
         yield write_demo(Path(root) / "demo", num_train, num_test)
 
 
-def frozen_recipe(model: str, **changes) -> Recipe:
+def frozen_recipe(model: str, **changes: Any) -> Recipe:
     """The recipe of `ensemble_2` with this model, and other changes."""
     return dataclasses.replace(NAMED_RUNS["ensemble_2"].recipe, model=model, **changes)
 
 
-def new_state(recipe: Recipe, labels: tuple[str, ...], seed: int, device) -> TrainState:
+def new_state(
+    recipe: Recipe, labels: tuple[str, ...], seed: int, device: torch.device
+) -> TrainState:
     """A state before its first step; the high-pass statistics are those of the published data."""
     return start_state(
         lambda: build_model(recipe.model, labels, recipe.image_size), recipe, seed, device

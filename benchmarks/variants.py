@@ -76,7 +76,9 @@ VARIANTS = {
 }
 
 
-def train_variant(folder: Path, variant: Variant, seed: int, cache_root: Path):
+def train_variant(
+    folder: Path, variant: Variant, seed: int, cache_root: Path
+) -> tuple[float, float, float]:
     """Best validation macro-F1, that of the training images at the end, and seconds."""
     recipe = dataclasses.replace(NAMED_RUNS["demo"].recipe, **variant.recipe)
     if variant.preset:

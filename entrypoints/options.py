@@ -23,7 +23,11 @@ NOT_GIVEN = object()
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
-class _Value(click.ParamType):
+# Puts an option on a command.
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class _Value(click.ParamType):  # type: ignore[type-arg] # has arguments from click 8.3 on only
     """A value of a dataclass field's type, from the text of a command line."""
 
     def __init__(self, annotation: Any) -> None:
@@ -49,29 +53,32 @@ class _Value(click.ParamType):
             return self.annotation(value)
         except (ValueError, KeyError):
             expected = {"bool": "true or false", "int,int": "whole numbers joined by commas"}
+            assert param is not None
             kind = {"int": "a whole number", "float": "a number"}.get(self.name, self.name)
             raise InputError(
                 f"{param.name} must be {expected.get(self.name, kind)}, got {value!r}"
             ) from None
 
 
-def option(name: str, annotation: Any, help: str, *, default: Any = NOT_GIVEN) -> Callable:
+def option(name: str, annotation: Any, help: str, *, default: Any = NOT_GIVEN) -> Decorator:
     """One option in both spellings; a bool takes true or false, or stands alone for true.
 
     Args:
         default: what the command gets without it; `NOT_GIVEN` leaves it to the command.
     """
     flags = list(dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"]))
-    lone_flag = {"is_flag": False, "flag_value": "true"} if annotation is bool else {}
+    lone_flag: dict[str, Any] = (
+        {"is_flag": False, "flag_value": "true"} if annotation is bool else {}
+    )
     return click.option(
         *flags, name, type=_Value(annotation), default=default, help=help, **lone_flag
     )
 
 
-def field_options(dataclass: type, *, only: tuple[str, ...] | None = None) -> Callable:
+def field_options(dataclass: type, *, only: tuple[str, ...] | None = None) -> Decorator:
     """An option for each field of `dataclass`, or for those in `only`."""
 
-    def decorate(command: Callable) -> Callable:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         hints = typing.get_type_hints(dataclass)
         for field in reversed(dataclasses.fields(dataclass)):
             if only is None or field.name in only:

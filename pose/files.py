@@ -14,7 +14,7 @@ from pose.errors import InputError
 try:
     import fcntl
 except ImportError:  # Windows; what takes no lock works there
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 # Windows lacks them.
 O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)

@@ -6,6 +6,7 @@ change. A recipe that should change gets a new name.
 
 import dataclasses
 import re
+from typing import Any
 
 from pose.config import Recipe
 from pose.errors import InputError, known
@@ -136,7 +137,7 @@ class ResolvedRun:
         return f"{base} with " + " ".join(f"{k}={v}" for k, v in self.changes.items())
 
 
-def resolve_run(run: str | None, run_name: str | None, overrides: dict[str, object]) -> ResolvedRun:
+def resolve_run(run: str | None, run_name: str | None, overrides: dict[str, Any]) -> ResolvedRun:
     """The recipe of the named run `run` (None: of new runs) under `overrides`.
 
     Raises:

@@ -48,7 +48,8 @@ class Plan:
         return Path(self.setup.cache_root) if self.setup.cache_root else None
 
     def check_data(self, dataset: Dataset) -> None:
-        """
+        """Refuse data that this plan cannot be carried out on.
+
         Raises:
             InputError: the data contradicts itself, cannot be split, or the model cannot be built
                 for its classes.
@@ -148,7 +149,8 @@ def check_located_data(plan: Plan) -> str:
 
 
 def _check_model(recipe: Recipe, labels: tuple[str, ...]) -> None:
-    """
+    """Build the model once, for nothing but to see that it can be built.
+
     Raises:
         InputError: the model cannot be built, or cannot take images of the recipe's size.
     """

@@ -65,8 +65,7 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
 
 
 def _load(plan: Plan, display: Display) -> LoadedData:
-    """The data, checked: everything that can be wrong with the input is found before a run
-    exists."""
+    """The data, checked: what can be wrong with the input is found before a run exists."""
     loaded = load_data(
         find_dataset(plan.setup, display),
         plan.recipe.image_size,
@@ -163,8 +162,10 @@ def _job(plan: Plan, loaded: LoadedData, seed: int) -> SeedJob:
 
 
 def _budget(plan: Plan, record: RunRecord, finished: dict[int, SeedResult]) -> Budget | None:
-    """The time that the recipe's budget has for the seeds to come: an added seed has as much as
-    one of the first had."""
+    """The time that the recipe's budget has for the seeds to come.
+
+    An added seed has as much as one of the first had.
+    """
     share = plan.recipe.seed_seconds()
     if share is None:
         return None

@@ -94,8 +94,11 @@ def combine_probs(probs: np.ndarray, how: Combination) -> np.ndarray:
 def _find_members(
     runs: Sequence[str], setup: VoteSetup, tracker: Tracker, display: Display
 ) -> tuple[list[RegisteredMember], str | None]:
-    """The members of all runs, and the data folder: the one that was named, else the one that
-    the first run was trained on, where it is still there."""
+    """The members of all runs, and the data folder.
+
+    The folder is the one that was named, else the one that the first run was trained on, where it
+    is still there.
+    """
     members: list[RegisteredMember] = []
     dataset = setup.dataset
     for run in runs:
@@ -153,7 +156,7 @@ def _predict(
     ids = tuple(tests)
     predictions = []
     for member, model in zip(members, models, strict=True):
-        fast = for_inference(model).to(device, memory_format=torch.channels_last)
+        fast = for_inference(model).to(device).to(memory_format=torch.channels_last)
         logits = predict_logits(
             fast,
             images[_decoding(member)],

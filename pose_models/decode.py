@@ -140,7 +140,7 @@ def _check_size(width: int, height: int) -> None:
         raise BadImageError(f"{width} x {height} pixels")
 
 
-def _taking_turns(num_pixels: int) -> contextlib.AbstractContextManager:
+def _taking_turns(num_pixels: int) -> contextlib.AbstractContextManager[object]:
     return _one_large_at_a_time if num_pixels > LARGE_PIXELS else contextlib.nullcontext()
 
 
@@ -156,7 +156,10 @@ def _decode_jpeg(data: bytes, size: int) -> np.ndarray | None:
         height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
         _check_jpeg_size(width, height, len(data))
         with _taking_turns(width * height):
-            return simplejpeg.decode_jpeg(data, min_height=size, min_width=size, min_factor=1)
+            pixels: np.ndarray = simplejpeg.decode_jpeg(
+                data, min_height=size, min_width=size, min_factor=1
+            )
+        return pixels
     # KeyError: a header that ends early.
     except (ValueError, KeyError) as error:
         if any(damage in str(error).lower() for damage in JPEG_DAMAGE):

@@ -21,7 +21,7 @@ def for_inference(model: ImageClassifier) -> ImageClassifier:
     model = copy.deepcopy(model).eval()
     for module in model.modules():
         # Only in a plain sequence is the next child sure to be the next step.
-        if type(module).forward is nn.Sequential.forward:
+        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             _fold_batch_norms(module)
     if isinstance(model.network, SimpleCNN):
         model.network.predicts_in_onednn = True

@@ -132,7 +132,7 @@ def open_cache(
                 return found
         with contextlib.ExitStack() as lock:
             lock.enter_context(locked(root / f"{folder.name}.lock"))
-            notes = ()
+            notes: tuple[str, ...] = ()
             try:
                 if found := _find(folder, request):
                     return found
@@ -176,7 +176,8 @@ def _find(folder: Path, request: _Request) -> ImageCache | None:
 
 
 def _check_index(index: Any, num_files: int) -> None:
-    """
+    """Check what an index says.
+
     Raises:
         _DamagedError: not what `_build` returns.
     """
@@ -200,7 +201,8 @@ def _spread(count: int, limit: int) -> list[int]:
 
 
 def _check_files(files: Sequence[Path], index: dict[str, Any]) -> None:
-    """
+    """Check files that seem changed, and a sample of the others.
+
     Raises:
         _DamagedError: a file has other bytes than those that were decoded.
     """
@@ -215,13 +217,14 @@ def _check_files(files: Sequence[Path], index: dict[str, Any]) -> None:
 
 
 def _check_pixels(cache: ImageCache, index: dict[str, Any], request: _Request) -> None:
-    """
+    """Check a sample of the pixels.
+
     Raises:
         _DamagedError: pixels are not those that were decoded.
     """
     limit = max(NUM_SAMPLES, CHECKED_BYTES // request.image_bytes)
     for row in _spread(len(request.files), limit):
-        if zlib.crc32(cache.images[row].numpy()) != index["checksums"][row]:
+        if zlib.crc32(cache.images[row].numpy().data) != index["checksums"][row]:
             raise _DamagedError(f"the pixels of {request.files[row].name} are damaged")
 
 
@@ -347,7 +350,8 @@ def _decode_all(
 
 
 def _check_room(num_bytes: int, root: Path) -> None:
-    """
+    """Ask for room on the disk, then take it.
+
     Raises:
         InputError: the disk has no room for so many bytes.
     """
@@ -395,7 +399,7 @@ def _save(folder: Path, index: dict[str, Any], lock: contextlib.ExitStack) -> No
 
 def _write_at(descriptor: int, values: np.ndarray, offset: int) -> None:
     """Write all of `values` at `offset`; the system may take less than it was given."""
-    rest = memoryview(values).cast("B")
+    rest = values.data.cast("B")
     while rest:
         written = os.pwrite(descriptor, rest, offset)
         rest, offset = rest[written:], offset + written

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from pose.data.problem import Problem
@@ -40,7 +41,7 @@ def sort_key(text: str) -> tuple[int, int, str]:
     return (0, int(text), text) if re.fullmatch(r"-?\d+", text) else (1, 0, text)
 
 
-def sorted_texts(texts) -> list[str]:
+def sorted_texts(texts: Iterable[str]) -> list[str]:
     """`texts` by value where all are whole numbers, else by text."""
     texts = list(texts)
     all_numbers = all(re.fullmatch(r"-?\d+", text) for text in texts)
@@ -48,8 +49,9 @@ def sorted_texts(texts) -> list[str]:
 
 
 def read_classes(labels: set[str], path: Path) -> tuple[ClassList, list[Problem]]:
-    """The class list of `labels`, with names and mirrors from `classes.csv` where it exists, and
-    what in that file is likely to be a slip.
+    """The class list of `labels`, and what in `classes.csv` is likely to be a slip.
+
+    Names and mirrors are from that file where it exists.
 
     Raises:
         InputError: the file cannot be read, lacks a label, has one twice, or its mirrors do not

@@ -13,7 +13,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,8 @@ class Dataset:
         )
 
     def raise_if_fatal(self) -> None:
-        """
+        """Refuse a folder with a fatal problem.
+
         Raises:
             InputError: a problem that training must not start with.
         """
@@ -199,7 +200,7 @@ def read_dataset(folder: Path) -> Dataset:
     images = listing.images
     problems: list[Problem] = []
 
-    def note(what: str, consequence: str, items, is_fatal: bool = False) -> None:
+    def note(what: str, consequence: str, items: Iterable[str], is_fatal: bool = False) -> None:
         if items := tuple(items):
             problems.append(
                 Problem(what=what, consequence=consequence, items=items, is_fatal=is_fatal)
@@ -376,8 +377,7 @@ def _is_same(target: Path, known: Path) -> bool:
 
 
 def _list_tests(folder: Path) -> tuple[dict[str, Path], list[str], Listing | None]:
-    """The test images by id, sorted, the ids that have more than one file, and all that lies
-    there."""
+    """The test images by id, sorted, ids that have more than one file, and all that lies there."""
     images = folder / "test_images"
     if not os.path.lexists(images):
         return {}, [], None

@@ -133,8 +133,11 @@ def look_alikes(labels: Iterable[str]) -> list[str]:
 
 
 def _look(label: str) -> str:
-    """What labels that look alike share: without case, white space, invisible characters, accents'
-    encoding, trailing zeros and the alphabet of letters that look the same."""
+    """What labels that look alike share.
+
+    Without case, white space, invisible characters, accents' encoding, trailing zeros and the
+    alphabet of letters that look the same.
+    """
     text = unicodedata.normalize("NFKC", label)
     text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc"))
     text = (

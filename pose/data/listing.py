@@ -31,8 +31,9 @@ class Listing:
 
 
 def list_images(folder: Path) -> Listing:
-    """Everything in `folder`, sorted. Links to files are followed, links to folders are not, so
-    that no circle can be entered.
+    """Everything in `folder`, sorted.
+
+    Links to files are followed, links to folders are not, so that no circle can be entered.
 
     Raises:
         InputError: a folder that cannot be read.
@@ -74,7 +75,7 @@ def list_images(folder: Path) -> Listing:
     )
 
 
-def _entries(folder: Path, inner: str) -> list[os.DirEntry]:
+def _entries(folder: Path, inner: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder / inner) as entries:
             found = [entry for entry in entries if not entry.name.startswith(".")]
@@ -86,7 +87,7 @@ def _entries(folder: Path, inner: str) -> list[os.DirEntry]:
     return sorted(found, key=lambda entry: entry.name)
 
 
-def _oddity(entry: os.DirEntry, suffix: str) -> str | None:
+def _oddity(entry: os.DirEntry[str], suffix: str) -> str | None:
     """Why an entry is neither an image nor a folder to look into, to be put behind its name."""
     try:
         entry.name.encode()
@@ -99,7 +100,7 @@ def _oddity(entry: os.DirEntry, suffix: str) -> str | None:
     return " (a link to a folder: not followed)" if _leads_to_folder(entry) else ""
 
 
-def _leads_to_folder(entry: os.DirEntry) -> bool:
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_symlink() and entry.is_dir()
     except OSError:

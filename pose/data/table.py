@@ -113,7 +113,7 @@ def _line_of(data: bytes, place: int) -> int:
 
 def _parse(path: Path, text: str) -> list[TableRow]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
-    rows = []
+    rows: list[TableRow] = []
     number = 1
     while True:
         try:

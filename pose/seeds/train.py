@@ -123,8 +123,10 @@ def _train(
 def _find_checkpoint(
     job: SeedJob, identity: dict[str, Any], tracker: SeedTracker, display: Display
 ) -> dict[str, Any] | None:
-    """The newest checkpoint of this very seed that is whole: the last, the one before, the
-    tracker's; None if the seed begins anew. What cannot be used is said in one line."""
+    """The newest checkpoint of this very seed that is whole; None if the seed begins anew.
+
+    Tried are the last, the one before and the tracker's. What cannot be used is said in one line.
+    """
     problems = []
     for path in _checkpoints(job.output, tracker):
         try:

@@ -60,7 +60,8 @@ def log_model(
         )
     # Leaving MLflow's own context has ended the run; it ends when all is recorded.
     store.client.update_run(run_id, status="RUNNING")
-    return info.model_id
+    model_id: str = info.model_id
+    return model_id
 
 
 def register(store: Store, name: str, run_id: str, model_id: str, tags: Mapping[str, str]) -> int:

@@ -91,11 +91,13 @@ def _find_grown(found: Sequence[Run], request: RunRequest) -> Run:
 
 
 def seeds_of(run: Run) -> tuple[int, ...]:
+    """The seeds that a run promises."""
     return tuple(int(seed) for seed in run.data.tags.get("seeds", "").split(",") if seed)
 
 
 def refuse_living(parent: Run) -> None:
-    """
+    """Refuse to go on with a run that somebody else works on.
+
     Raises:
         InputError: a process is at work on `parent`, here or elsewhere.
     """
@@ -113,8 +115,10 @@ def refuse_living(parent: Run) -> None:
 
 
 def unlike_text(store: Store, experiment_id: str, request: RunRequest) -> str:
-    """How the newest run of this name differs, if it is unfinished: a new one begins, and whoever
-    expected the old one to go on should know why it does not."""
+    """How the newest run of this name differs, if it is unfinished.
+
+    A new one begins then, and whoever expected the old one to go on should know why it does not.
+    """
     found = store.client.search_runs(
         [experiment_id],
         f"tags.kind = 'train' and tags.run = '{request.name}'",

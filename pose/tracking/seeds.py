@@ -161,7 +161,8 @@ def log_data(store: Store, run_id: str, data: DataRecord) -> None:
     with warnings.catch_warnings():
         # MLflow knows two kinds of source for a local path, of the same name and meaning.
         warnings.filterwarnings("ignore", message="The specified dataset source can be")
-        dataset = mlflow.data.from_pandas(
+        # MLflow makes this function while it is imported.
+        dataset = mlflow.data.from_pandas(  # type: ignore[attr-defined]
             pd.DataFrame({"id": data.ids, "label": data.labels}),
             source=str(data.folder.absolute()),
             targets="label",

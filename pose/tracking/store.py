@@ -95,7 +95,9 @@ class Store:
         from mlflow.tracking.fluent import _get_experiment_id
 
         with store_errors(self.uri):
-            return _get_experiment_id()
+            experiment_id = _get_experiment_id()
+        assert experiment_id is not None
+        return experiment_id
 
     def get_run(self, run_id: str) -> Run | None:
         """The run, or None where it is deleted."""
