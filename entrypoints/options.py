@@ -17,8 +17,8 @@ import click
 
 from pose.errors import InputError
 
-# The value of an option that was not on the command line, or stood there as an empty text, as
-# `mlflow run` passes on the default of a parameter that was not given.
+# The value of an option that was not on the command line. MLproject's defaults say `none`, which
+# is no value for every option that can have none.
 NOT_GIVEN = object()
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -41,8 +41,10 @@ class _Value(click.ParamType):  # type: ignore[type-arg] # has arguments from cl
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
             return value
-        if value == "":
-            return NOT_GIVEN
+        assert param is not None
+        if not value.strip():
+            # A shell's unset variable, most likely; it must not silently mean something.
+            raise InputError(f"{param.name} must not be empty: give a value, or leave it out")
         if self.is_optional and value.lower() == "none":
             return None
         try:
@@ -53,7 +55,6 @@ class _Value(click.ParamType):  # type: ignore[type-arg] # has arguments from cl
             return self.annotation(value)
         except (ValueError, KeyError):
             expected = {"bool": "true or false", "int,int": "whole numbers joined by commas"}
-            assert param is not None
             kind = {"int": "a whole number", "float": "a number"}.get(self.name, self.name)
             raise InputError(
                 f"{param.name} must be {expected.get(self.name, kind)}, got {value!r}"

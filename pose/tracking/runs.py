@@ -1,5 +1,6 @@
 """The record of a run: the parent in MLflow of its seeds."""
 
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -93,6 +94,7 @@ class RunRecord:
                 self._experiment_id,
                 run_name=f"seed_{job.seed}",
                 tags={
+                    **self._store.context_tags(),
                     **process_tags(),
                     **tags,
                     "kind": "seed",
@@ -158,10 +160,11 @@ def begin_run(
         "heartbeat": str(int(time.time())),
     }
     if given is None:
+        tags = {**store.context_tags(), **tags}
         run = store.client.create_run(experiment_id, run_name=request.name, tags=tags)
         given = run.info.run_id
     else:
-        store.client.update_run(given, name=request.name)
+        rename_run(store, given, request.name)
         store.set_tags(given, tags)
     return RunRecord(store, given, request.seeds, is_continued=False, unlike=unlike)
 
@@ -177,7 +180,7 @@ def continue_run(store: Store, parent: Run, request: RunRequest, given: str | No
     store.client.update_run(parent_id, status="RUNNING")
     store.set_tags(parent_id, tags)
     if given:
-        store.client.update_run(given, name=f"{request.name}_continued")
+        rename_run(store, given, f"{request.name}_continued")
         store.set_tags(
             given,
             {
@@ -189,3 +192,11 @@ def continue_run(store: Store, parent: Run, request: RunRequest, given: str | No
             },
         )
     return RunRecord(store, parent_id, seeds, is_continued=True, continuation_id=given)
+
+
+def rename_run(store: Store, run_id: str, name: str) -> None:
+    """Name the run that `mlflow run` made, unless the user did (`--run-name`)."""
+    own = store.client.get_run(run_id).info.run_name or ""
+    # MLflow's own: an adjective, a noun and a number.
+    if not own or re.fullmatch(r"[a-z]+-[a-z]+-\d+", own):
+        store.client.update_run(run_id, name=name)

@@ -99,6 +99,31 @@ class Store:
         assert experiment_id is not None
         return experiment_id
 
+    def context_tags(self) -> dict[str, str]:
+        """Who works here and on which commit, as MLflow's own `start_run` would say."""
+        from mlflow.tracking.context.registry import resolve_tags
+
+        with store_errors(self.uri):
+            return {key: str(value) for key, value in resolve_tags().items()}
+
+    def check_artifact_place(self, experiment_id: str) -> None:
+        """Refuse an experiment whose artifacts would go to a folder that is gone.
+
+        Raises:
+            InputError: they lie on this machine, and the project was moved since.
+        """
+        place = self.client.get_experiment(experiment_id).artifact_location or ""
+        if "://" in place and not place.startswith("file://"):
+            return
+        root = Path(place.removeprefix("file://"))
+        # The store keeps <project>/mlruns/<experiment> as it was called when it was made.
+        if root.is_absolute() and not root.exists() and not root.parent.parent.exists():
+            raise InputError(
+                f"the artifacts of this store must lie in {root}, whose folder is gone: move the "
+                "project back there, link that folder to this one (ln -s), or begin a new store "
+                "(MLFLOW_TRACKING_URI=sqlite:///new.db)"
+            )
+
     def get_run(self, run_id: str) -> Run | None:
         """The run, or None where it is deleted."""
         try:
@@ -157,6 +182,8 @@ def connect() -> Store:
             return store
         path = Path(uri.removeprefix("sqlite:///"))
         with locked(path.with_name(f".{path.name}.lock")):
+            if not path.exists():
+                _make_database(path)
             store = Store(uri)
             store.client.search_experiments(max_results=1)
             store.client.search_registered_models(max_results=1)
@@ -168,6 +195,15 @@ def connect() -> Store:
             f"the tracking store {shown_uri(uri)} must be reachable, found: {one_line(error)}; set "
             "MLFLOW_TRACKING_URI or start the server"
         ) from error
+
+
+def _make_database(path: Path) -> None:
+    """Make a store under another name and rename it, so that half a one never has its name."""
+    for left_over in path.parent.glob(f".{path.name}.*.new"):
+        left_over.unlink()
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    Store(f"sqlite:///{new}").client.search_experiments(max_results=1)
+    os.replace(new, path)
 
 
 def shown_uri(uri: str) -> str:

@@ -10,7 +10,7 @@ from pose.ensembling.members import RegisteredMember
 from pose.files import locked
 from pose.tracking import registry
 from pose.tracking.parents import RunRequest, close_dead_runs, find_parent, refuse_living
-from pose.tracking.runs import RunRecord, begin_run, continue_run
+from pose.tracking.runs import RunRecord, begin_run, continue_run, rename_run
 from pose.tracking.store import connect, process_tags
 from pose.tracking.votes import VoteRecord
 
@@ -34,8 +34,11 @@ class Tracker:
         """The run that `mlflow run` made, once, and the experiment to record in."""
         given, self._given = self._given, None
         if given is None:
-            return None, self._store.current_experiment_id()
-        return given, self._store.client.get_run(given).info.experiment_id
+            experiment_id = self._store.current_experiment_id()
+        else:
+            experiment_id = self._store.client.get_run(given).info.experiment_id
+        self._store.check_artifact_place(experiment_id)
+        return given, experiment_id
 
     def open_run(self, request: RunRequest) -> "RunRecord":
         """The parent run of `request`: its unfinished one, or a new one.
@@ -63,9 +66,10 @@ class Tracker:
         given, experiment_id = self._take_given()
         tags = {**process_tags(), **tags, "kind": "ensemble"}
         if given is None:
+            tags = {**self._store.context_tags(), **tags}
             run = self._store.client.create_run(experiment_id, run_name=name, tags=tags)
             return VoteRecord(self._store, run.info.run_id)
-        self._store.client.update_run(given, name=name)
+        rename_run(self._store, given, name)
         self._store.set_tags(given, tags)
         return VoteRecord(self._store, given)
 
