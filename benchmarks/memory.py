@@ -155,7 +155,7 @@ def main() -> None:
         title="Memory and cost per image on large sets",
         module="benchmarks.memory",
         repetitions=f"{args.num_turns} turns in alternation, {whole}{args.num_steps} steps of 64 "
-        "images a turn, rows drawn from the whole set; median (lowest-highest), peak: largest of "
+        "images per turn, rows drawn from the whole set; median (lowest-highest), peak: largest of "
         "all samples, decoding included",
         goals=[
             report.Goal(

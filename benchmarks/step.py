@@ -103,7 +103,7 @@ def ceiling_side() -> Iterator[float]:
 
 
 def profile_side(num_steps: int) -> Iterator[dict[str, float]]:
-    """Milliseconds a step by kind of operation."""
+    """Milliseconds per step by kind of operation."""
     keep_freed_memory()
     step = our_step(onednn=True)
     yield [step() for _ in range(3)]

@@ -100,7 +100,7 @@ def original_side(
 
 
 def our_side(folder: Path, run: str, seed: int, limit: float) -> Iterator[Curve]:
-    """The curve of one of our runs, a point an epoch."""
+    """The curve of one of our runs, one point per epoch."""
     yield []
     keep_freed_memory()
     recipe = NAMED_RUNS[run].recipe

@@ -67,7 +67,7 @@ def milliseconds(work: Callable[[], None]) -> float:
 
 
 def time_epochs(num_epochs: int) -> dict[str, list[float]]:
-    """Milliseconds of each part of recording, an epoch an item."""
+    """Milliseconds of each part of recording, one item per epoch."""
     state = trained_state()
     parts: dict[str, list[float]] = {"checkpoint": [], "history": [], "metrics": []}
     with tempfile.TemporaryDirectory() as root:

@@ -151,7 +151,7 @@ def main() -> None:
                     "val macro F1, mean",
                     "lowest-highest",
                     "train macro F1 at the end",
-                    "seconds a seed",
+                    "seconds per seed",
                 ),
                 rows=[row for _, row in rows],
             )

@@ -71,7 +71,7 @@ def build_model(
     """A new model with random weights from torch's global generator.
 
     Args:
-        labels: one a class, in the order of the logits.
+        labels: one per class, in the order of the logits.
         image_size: height and width that the network sees.
         pretrained: start from torchvision's ImageNet weights (`torchvision/` models only).
 

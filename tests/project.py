@@ -86,7 +86,7 @@ class Project:
         return self.client().search_runs(["0"], text, order_by=["attributes.start_time ASC"])
 
     def children(self, parent: Run) -> list[Run]:
-        """The seeds of a training, oldest first."""
+        """The seeds of a run, oldest first."""
         return self.runs("seed", parent_run_id=parent.info.run_id)
 
     def history(self, run: str, seed: int) -> list[dict[str, str]]:
@@ -98,7 +98,7 @@ class Project:
             return list(csv.DictReader(handle))
 
     def wait_for_epochs(self, process: subprocess.Popen, run: str, seed: int, count: int) -> None:
-        """Wait until a training in the background has completed epochs."""
+        """Wait until a run in the background has completed epochs."""
         deadline = time.monotonic() + 120
         while len(self.history(run, seed)) < count:
             assert process.poll() is None, "".join(process.communicate())

@@ -1,4 +1,4 @@
-"""Stopping and continuing a training, by every way to stop it."""
+"""Stopping and continuing a run, by every way to stop it."""
 
 import os
 import signal

@@ -113,7 +113,7 @@ def test_interrupted_training_equals_straight_training(data, recipe, precision, 
     def stop_in_the_third_epoch():
         nonlocal calls
         calls += 1
-        return "signal" if calls > 10 else None  # 4 batches an epoch: in the middle of the third
+        return "signal" if calls > 10 else None  # 4 batches per epoch: in the middle of the third
 
     broken = start(recipe, 5)
     reason = train(

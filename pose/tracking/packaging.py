@@ -19,7 +19,7 @@ from torch import nn
 import pose_models
 from pose.tracking.store import Store, StoreError, store_errors
 
-# What a loaded model imports. Named here, because inferring them takes 11 seconds a model.
+# What a loaded model imports. Named here, because inferring them takes 11 seconds per model.
 MODEL_PACKAGES = ("mlflow", "torch", "torchvision", "numpy", "pillow", "simplejpeg")
 
 

@@ -79,7 +79,7 @@ PRESETS: dict[str, Preset] = {
         sharpness_probability=0.3,
     ),
     "pose": POSE,
-    # Left and right are learnt sooner where no image says both; flips pay in longer trainings.
+    # Left and right are learnt sooner where no image says both; flips pay in longer runs.
     "pose_unflipped": dataclasses.replace(POSE, flip=False),
 }
 

@@ -1,4 +1,4 @@
-"""Muon: the optimizer of the convolution kernels in short trainings."""
+"""Muon: the optimizer of the convolution kernels in short runs."""
 
 import torch
 from torch import Tensor, nn
