@@ -57,3 +57,18 @@ def train_everything(data: TrainingData, num_val: int = 64) -> TrainingData:
     """The same images, all of them training rows; the first few also validate."""
     rows = torch.cat([data.train_rows, data.val_rows]).sort().values
     return dataclasses.replace(data, train_rows=rows, val_rows=rows[:num_val])
+
+
+def random_data(
+    num_images: int, image_size: int, num_classes: int, device: torch.device
+) -> TrainingData:
+    """Noise with random labels in the device's memory: pixels make no difference to the time."""
+    generator = torch.Generator(device).manual_seed(0)
+    shape = (num_images, 3, image_size, image_size)
+    return TrainingData(
+        images=torch.randint(0, 256, shape, dtype=torch.uint8, device=device, generator=generator),
+        labels=torch.randint(0, num_classes, shape[:1], device=device, generator=generator),
+        train_rows=torch.arange(num_images),
+        val_rows=torch.arange(min(64, num_images)),
+        mirrors=torch.arange(num_classes, device=device),
+    )

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import original, ours, report
 from benchmarks.sides import measure_in_turn
 from pose.device import keep_freed_memory, pick_precision
-from pose.training.step import train_step
+from pose.training.step import Step
 
 CPU = torch.device("cpu")
 BATCH_SIZE, IMAGE_SIZE, NUM_CLASSES = 64, 128, 20
@@ -67,13 +67,14 @@ def our_step(onednn: bool, precision: str = "auto"):
 
     if not onednn:
         simple_cnn.to_onednn = lambda x: x
-    images, labels = batch()
+    data = ours.random_data(BATCH_SIZE, IMAGE_SIZE, NUM_CLASSES, CPU)
     recipe = ours.frozen_recipe("simple_cnn")
     names = tuple(str(label) for label in range(NUM_CLASSES))
     state = ours.new_state(recipe, names, seed=0, device=CPU)
     state.model.train()
-    dtype = pick_precision(precision, CPU)
-    return lambda: train_step(state, images, labels, recipe, dtype)
+    step = Step(state, data, recipe, pick_precision(precision, CPU))
+    images, _, targets = step.batch(data.train_rows)
+    return lambda: step.update(images, targets)
 
 
 def our_side(

@@ -27,7 +27,7 @@ from pose.data.loaded import load_data
 from pose.data.tensors import training_data
 from pose.device import keep_freed_memory, pick_precision
 from pose.training.loop import train
-from pose.training.step import train_step, training_batch
+from pose.training.step import Step
 
 CPU = torch.device("cpu")
 # More than the original's workers have decoded ahead when a turn begins: 2 workers x 2 batches.
@@ -70,15 +70,14 @@ def our_side(
     data = dataclasses.replace(data, train_rows=data.train_rows[:num_images])
     labels = loaded.dataset.classes.labels
     state, bare = (ours.new_state(recipe, labels, seed=0, device=CPU) for _ in range(2))
-    images, _, targets = training_batch(
-        data, data.train_rows[: recipe.batch_size], recipe, torch.Generator()
-    )
+    step = Step(bare, data, recipe, precision)
+    images, _, targets = step.batch(data.train_rows[: recipe.batch_size])
     num_steps = len(data.train_rows) // recipe.batch_size
 
     def run_bare(count: int) -> float:
         started = time.perf_counter()
         for _ in range(count):
-            train_step(bare, images, targets, recipe, precision)
+            step.update(images, targets)
         return count * recipe.batch_size / (time.perf_counter() - started)
 
     def run_epoch() -> float:

@@ -11,7 +11,7 @@ from pose.data.tensors import TrainingData
 from pose.errors import DivergedError
 from pose.named_runs import NAMED_RUNS
 from pose.seeds import folder as seed_folder
-from pose.training.loop import train
+from pose.training.loop import check_validated, split_batches, train
 from pose.training.optimization import learning_rate_at
 from pose.training.predict import predict_logits, score_logits
 from pose.training.state import start_state
@@ -183,6 +183,66 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_and_step(data):
     recipe = dataclasses.replace(TINY, learning_rate=1e30)
     with pytest.raises(DivergedError, match=r"in epoch 1 at step \d+: lower learning_rate"):
         train_tiny(data, recipe)
+
+
+def test_an_epoch_whose_validation_is_not_finite_diverged_and_is_not_kept(data):
+    # One batch: its loss is taken before the step that loses the weights.
+    one = dataclasses.replace(data, train_rows=data.train_rows[:8])
+    recipe = dataclasses.replace(TINY, num_epochs=1, learning_rate=1e30)
+    state, epochs = start(recipe), []
+    with pytest.raises(DivergedError, match=r"must stay finite, .* after epoch 1: lower"):
+        train(
+            state, one, recipe, precision=torch.float32,
+            callbacks=[lambda state, row: epochs.append(row)],
+        )  # fmt: skip
+    assert not state.history and not state.best_weights and not epochs
+
+
+def test_statistics_that_are_not_finite_are_seen_behind_finite_logits():
+    state, logits = start(TINY), torch.zeros(3, 2)
+    check_validated(state, logits, 0.7)
+    norm = next(m for m in state.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    # Divided by, so that the map is 0.
+    norm.running_var[0] = float("inf")
+    with pytest.raises(DivergedError, match="the weights must stay finite"):
+        check_validated(state, logits, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("logit", "loss", "name"),
+    [(float("nan"), 0.7, "validation logits"), (0.0, float("inf"), "validation loss")],
+)
+def test_logits_and_loss_that_are_not_finite_diverged(logit, loss, name):
+    with pytest.raises(DivergedError, match=f"the {name} must stay finite, .* after epoch 1"):
+        check_validated(start(TINY), torch.tensor([[0.0, logit]]), loss)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "batch_size", "sizes"),
+    [
+        (32, 8, [8, 8, 8, 8]),
+        (33, 8, [8, 8, 8, 9]),
+        (34, 8, [8, 8, 8, 8, 2]),
+        (9, 8, [9]),
+        (1, 8, [1]),
+        (3, 1, [1, 1, 1]),
+        (3, 2, [3]),
+    ],
+)
+def test_a_last_batch_of_one_joins_the_one_before(num_rows, batch_size, sizes):
+    batches = split_batches(torch.arange(num_rows), batch_size)
+    assert [len(batch) for batch in batches] == sizes
+    assert torch.equal(torch.cat(tuple(batches)), torch.arange(num_rows))
+
+
+@pytest.mark.parametrize("model", ["pose_net", "torchvision/resnet18"])
+def test_one_row_more_than_a_batch_trains_where_maps_end_at_one_pixel(data, model):
+    rows = dataclasses.replace(data, train_rows=data.train_rows[:17])
+    recipe = dataclasses.replace(TINY, model=model, num_epochs=1)
+    batches = []
+    state, _ = train_tiny(rows, recipe, progress=lambda done, total: batches.append((done, total)))
+    assert batches == [(1, 2), (2, 2)]
+    assert len(state.history) == 1
 
 
 def test_best_weights_are_those_of_the_best_epoch(data):

@@ -69,7 +69,7 @@ class Muon(torch.optim.AdamW):
                 kernel.grad = None
         return super().step(closure)
 
-    def _update(self, kernel: Tensor, learning_rate: float, weight_decay: float) -> None:
+    def _update(self, kernel: Tensor, learning_rate: float | Tensor, weight_decay: float) -> None:
         state = self.state[kernel]
         if not state:
             # AdamW asks every state for its `step` when a checkpoint is loaded.
@@ -77,6 +77,11 @@ class Muon(torch.optim.AdamW):
         state["momentum"].lerp_(kernel.grad, 1 - MOMENTUM)
         nesterov = kernel.grad.lerp(state["momentum"], MOMENTUM)
         update = orthogonalize(nesterov.flatten(1), self.precision)
-        scale = UPDATE_SCALE * max(update.shape) ** 0.5
+        size = learning_rate * (UPDATE_SCALE * max(update.shape) ** 0.5)
+        update = update.reshape(kernel.shape)
         kernel.mul_(1 - learning_rate * weight_decay)
-        kernel.sub_(update.reshape(kernel.shape), alpha=learning_rate * scale)
+        if isinstance(size, Tensor):
+            # The host would read a tensor given as `alpha`.
+            kernel.addcmul_(update.to(kernel.dtype), size, value=-1)
+        else:
+            kernel.sub_(update, alpha=size)
