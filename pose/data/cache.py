@@ -36,9 +36,9 @@ from pose_models.decode import BadImageError, read_image
 FORMAT = 5
 
 # Files that are hashed again when a cache is opened: in 64 that are spread evenly, an exchange of
-# one file in twenty is missed in 4 cases of 100. It takes some milliseconds.
+# one file in twenty is missed in 4 cases of 100.
 NUM_SAMPLES = 64
-# Pixels that are compared with their checksums then: some hundredths of a second.
+# Bytes of pixels that are compared with their checksums then.
 CHECKED_BYTES = 64 << 20
 
 # Images that one task decodes and writes: what they take stays in the second-level cache.
