@@ -5,8 +5,6 @@ import pytest
 from pose.data.classes import NEVER_FLIPPED, read_classes, sorted_texts
 from pose.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 
 def write(folder, text: str):
     path = folder / "classes.csv"

@@ -8,8 +8,6 @@ from PIL import Image
 
 from pose_models.decode import BadImageError, read_image
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 
 def encode(image: Image.Image, format: str, **options) -> bytes:
     buffer = io.BytesIO()

@@ -7,7 +7,6 @@ from sklearn.model_selection import train_test_split
 from pose.data.split import split_indices
 from pose.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("error")
 # 60, 30 and 10 of three classes, mixed.
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [60, 30, 10]))
 
