@@ -20,7 +20,6 @@ from pose.training.augment import (
 from pose.training.mixing import mix_batch, sample_beta
 from pose.training.step import training_batch
 
-pytestmark = pytest.mark.filterwarnings("error")
 SIZE = 48
 
 

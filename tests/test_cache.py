@@ -19,7 +19,6 @@ from pose.data.cache import default_cache_root, open_cache
 from pose.errors import InputError
 from pose_models.decode import read_image
 
-pytestmark = pytest.mark.filterwarnings("error")
 PROJECT = Path(__file__).parents[1]
 
 

@@ -6,8 +6,6 @@ from pose.data.classes import NEVER_FLIPPED, sorted_texts
 from pose.data.classes import read_classes as read_classes_and_slips
 from pose.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 
 def read_classes(labels, path):
     return read_classes_and_slips(labels, path)[0]

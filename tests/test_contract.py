@@ -18,7 +18,6 @@ from entrypoints.options import NOT_GIVEN
 from pose.config import DataSetup, DemoSetup, Recipe, ScoreSetup, Setup, VoteSetup
 from pose.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("error")
 PROJECT = Path(__file__).parents[1]
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))
 ENTRY_POINTS = MLPROJECT["entry_points"]

@@ -23,8 +23,6 @@ from pose.data.source import draw_demo, find_dataset
 from pose.display import NoDisplay
 from pose.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 
 def image_bytes(format: str = "JPEG", color=(200, 30, 30), size: int = 16) -> bytes:
     buffer = io.BytesIO()

