@@ -30,6 +30,7 @@ from pose.seeds.train import build_fitted
 from pose.training.loop import train
 from pose.training.predict import predict_logits
 from pose.training.state import start_state
+from pose.training.step import Step
 
 CPU = torch.device("cpu")
 # Traffic signs by pose; each class and its mirror image are in it.
@@ -81,7 +82,7 @@ def train_recipe(
     labels = loaded.dataset.classes.labels
     precision = pick_precision("auto", CPU)
     state = start_state(lambda: build_fitted(recipe, labels, data), recipe, seed, CPU)
-    train(state, data, recipe, precision=precision, time_limit=limit)
+    train(Step(state, data, recipe, precision), time_limit=limit)
     model = state.scored_model()
     model.load_state_dict(state.best_weights)
     guesses = predict_logits(model, data.images, data.val_rows, precision).argmax(dim=1)

@@ -82,7 +82,7 @@ def our_side(
 
     def run_epoch() -> float:
         one_more = dataclasses.replace(recipe, num_epochs=state.num_epochs_done + 1, patience=0)
-        train(state, data, one_more, precision=precision)
+        train(Step(state, data, one_more, precision))
         return state.history[-1]["images_per_second"]
 
     bare.model.train()

@@ -24,6 +24,7 @@ from pose.named_runs import NAMED_RUNS
 from pose.training.augment import PRESETS
 from pose.training.loop import train
 from pose.training.state import start_state
+from pose.training.step import Step
 from pose_models import MODELS, ImageClassifier
 from pose_models.preprocess import Preprocess
 
@@ -95,7 +96,7 @@ def train_variant(
 
     state = start_state(build, recipe, seed, CPU)
     started = time.perf_counter()
-    train(state, data, recipe, precision=pick_precision("auto", CPU))
+    train(Step(state, data, recipe, pick_precision("auto", CPU)))
     return state.best_val_f1, state.history[-1]["train_f1"], time.perf_counter() - started
 
 

@@ -15,7 +15,7 @@ from pose.training.loop import check_validated, split_batches, train
 from pose.training.optimization import learning_rate_at
 from pose.training.predict import predict_logits, score_logits
 from pose.training.state import start_state
-from pose.training.step import class_weights
+from pose.training.step import Step, class_weights
 from pose_models import build_model
 
 CPU = torch.device("cpu")
@@ -77,7 +77,7 @@ def start(recipe: Recipe, seed: int = 0):
 
 def train_tiny(data, recipe, seed=0, **options):
     state = start(recipe, seed)
-    reason = train(state, data, recipe, precision=torch.float32, **options)
+    reason = train(Step(state, data, recipe, torch.float32), **options)
     return state, reason
 
 
@@ -106,7 +106,7 @@ def test_same_seed_gives_identical_weights_and_another_seed_others(data, recipe)
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_interrupted_training_equals_straight_training(data, recipe, precision, tmp_path):
     straight = start(recipe, 5)
-    train(straight, data, recipe, precision=precision)
+    train(Step(straight, data, recipe, precision))
 
     calls = 0
 
@@ -117,10 +117,7 @@ def test_interrupted_training_equals_straight_training(data, recipe, precision, 
 
     broken = start(recipe, 5)
     reason = train(
-        broken,
-        data,
-        recipe,
-        precision=precision,
+        Step(broken, data, recipe, precision),
         stop=stop_in_the_third_epoch,
         callbacks=[lambda state, row: seed_folder.write_checkpoint(tmp_path, state.state_dict())],
     )
@@ -129,7 +126,7 @@ def test_interrupted_training_equals_straight_training(data, recipe, precision, 
     resumed = start(recipe, 77)
     resumed.load_state_dict(seed_folder.read_checkpoint(tmp_path / seed_folder.CHECKPOINT))
     assert resumed.num_epochs_done == 2
-    assert train(resumed, data, recipe, precision=precision) == "epochs"
+    assert train(Step(resumed, data, recipe, precision)) == "epochs"
 
     assert torch.equal(weights_of(straight), weights_of(resumed))
     assert without_times(straight.history) == without_times(resumed.history)
@@ -174,7 +171,7 @@ def test_patience_stops_after_epochs_without_a_better_f1(data):
     for module in state.model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.0
-    assert train(state, data, recipe, precision=torch.float32) == "patience"
+    assert train(Step(state, data, recipe, torch.float32)) == "patience"
     assert state.best_epoch == 1
     assert state.num_epochs_done == 4
 
@@ -191,8 +188,7 @@ def test_an_epoch_whose_validation_is_not_finite_diverged_and_is_not_kept(data):
     recipe = dataclasses.replace(TINY, num_epochs=1, learning_rate=1e30)
     state, epochs = start(recipe), []
     with pytest.raises(DivergedError, match=r"must stay finite, .* after epoch 1: lower"):
-        train(
-            state, one, recipe, precision=torch.float32,
+        train(Step(state, one, recipe, torch.float32),
             callbacks=[lambda state, row: epochs.append(row)],
         )  # fmt: skip
     assert not state.history and not state.best_weights and not epochs
@@ -301,7 +297,7 @@ def test_a_time_limit_replaces_the_number_of_epochs(data):
     assert rates[-1] < 0.2 * max(rates)
     # A continued seed whose time is used up trains no further.
     num_epochs = len(state.history)
-    assert train(state, data, recipe, precision=torch.float32, time_limit=1e-6) == "budget"
+    assert train(Step(state, data, recipe, torch.float32), time_limit=1e-6) == "budget"
     assert len(state.history) == num_epochs
 
 

@@ -21,6 +21,7 @@ from pose.stop import Stop, ending
 from pose.training.loop import train
 from pose.training.predict import batches_of_images
 from pose.training.state import TrainState, start_state
+from pose.training.step import Step
 from pose_models import ImageClassifier, build_model
 
 # The high-pass channel's statistics come from this many training images at most: the mean of
@@ -93,10 +94,7 @@ def _train(
         display.show_epoch(job.seed, row, state.best_epoch)
 
     stop_reason = train(
-        state,
-        data,
-        recipe,
-        precision=precision,
+        Step(state, data, recipe, precision),
         callbacks=[save_then_log],
         stop=stop,
         progress=display.start_seed(job.seed, recipe, state.num_epochs_done, job.time_limit),

@@ -106,8 +106,10 @@ class AugmentParams:
 
 @functools.cache
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """`values` on the device, to be read only. Copied there once: a copy waits for the host in
-    every batch, and cannot be part of a CUDA graph."""
+    """`values` on the device, to be read only.
+
+    Copied there once: a copy waits for the host in every batch, and cannot be part of a CUDA graph.
+    """
     return torch.tensor(values, device=device)
 
 
@@ -210,8 +212,11 @@ def augment_batch(images: Tensor, params: AugmentParams, image_size: int) -> Ten
 
 
 def _turn(angle: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Coordinates of the turned crop in -1..1, x first: the pixel's own are the sum of what its
-    column `(n, 2, 1, size)` and its row `(n, 2, size, 1)` give."""
+    """Coordinates of the turned crop in -1..1, x first.
+
+    A pixel's own are the sum of what its column `(n, 2, 1, size)` and its row `(n, 2, size, 1)`
+    give.
+    """
     axis = (torch.arange(size, device=angle.device) + 0.5) * (2 / size) - 1
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]
     across = torch.stack([cos * axis, sin * axis], dim=1)[:, :, None, :]
@@ -220,8 +225,10 @@ def _turn(angle: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _crop_coefficients(params: AugmentParams) -> tuple[Tensor, Tensor]:
-    """Crop coordinates in -1..1 to image coordinates: scale and offset `(n, 2, 1, 1)`, x first,
-    flips included."""
+    """Crop coordinates in -1..1 to image coordinates, flips included.
+
+    Both scale and offset are `(n, 2, 1, 1)`, x first.
+    """
     left_top, extent = params.crop[:, :2], params.crop[:, 2:]
     offset = 2 * left_top + extent - 1
     sign = torch.where(params.is_flipped, -1.0, 1.0)
@@ -242,8 +249,10 @@ def _brightness(across: Tensor, down: Tensor) -> Tensor:
 
 
 def _color_coefficients(color: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-    """What each of the three turns does to the channels of each image, and what it adds to them of
-    the image's mean channels: both `(n, 3, 3, 3)` (turn, out, in).
+    """The matrices of the three turns of each image, both `(n, 3, 3, 3)` (turn, out, in).
+
+    The first is what a turn does to the channels, the second what it adds to them of the image's
+    mean channels.
 
     Brightness, contrast and saturation all blend the image with something, which is black, the
     mean grey, or the grey image: so a batch of mixed orders is one small matrix product a turn.
@@ -266,7 +275,7 @@ def _jitter_color(images: Tensor, matrices: Tensor, mean_matrices: Tensor) -> Te
 
 
 def _sharpen(images: Tensor, is_sharpened: Tensor) -> Tensor:
-    """torchvision's `adjust_sharpness` with factor 2 where marked; borders stay. In place."""
+    """As torchvision's `adjust_sharpness` with factor 2 where marked; borders stay. In place."""
     if images.device.type == "cpu":
         index = is_sharpened.nonzero()[:, 0]
         chosen, amount = images[index], 1.0

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pose import metrics
 from pose.config import Recipe
-from pose.data.tensors import TrainingData
 from pose.display import BatchProgress
 from pose.errors import DivergedError
 from pose.history import Row
@@ -28,17 +27,14 @@ Callback = Callable[[TrainState, Row], None]
 
 
 def train(
-    state: TrainState,
-    data: TrainingData,
-    recipe: Recipe,
+    step: Step,
     *,
-    precision: torch.dtype,
     callbacks: Sequence[Callback] = (),
     stop: Stop = lambda: None,
     progress: BatchProgress = lambda done, total: None,
     time_limit: float | None = None,
 ) -> str:
-    """Train until the recipe or `stop` ends it; `state` then holds the best weights.
+    """Train by `step` until its recipe or `stop` ends it; its state then holds the best weights.
 
     A request to stop takes effect after the batch at work. The epoch it interrupts is dropped:
     the state to continue from is that of the last callback.
@@ -55,7 +51,7 @@ def train(
         DivergedError: a loss, a weight or a validation logit that is not finite; the message names
             the epoch.
     """
-    step = Step(state, data, recipe, precision)
+    state, data, recipe = step.state, step.data, step.recipe
     while True:
         pace = Pace(recipe, state, time_limit)
         if pace.is_over():
@@ -68,7 +64,7 @@ def train(
             return stop()
         train_seconds = time.perf_counter() - started
         num_images, learning_rate = trained.pop("num_images"), trained.pop("learning_rate")
-        logits = predict_logits(state.scored_model(), data.images, data.val_rows, precision)
+        logits = predict_logits(state.scored_model(), data.images, data.val_rows, step.precision)
         state.validation_seconds = time.perf_counter() - started - train_seconds
         scores = score_logits(logits, data.labels[data.val_rows], "val")
         check_validated(state, logits, scores["val_loss"])
@@ -178,7 +174,8 @@ def split_batches(rows: Tensor, batch_size: int) -> Sequence[Tensor]:
 
 
 def check_losses(losses: Tensor, epoch: int) -> None:
-    """
+    """Refuse to go on from a loss that is not finite.
+
     Raises:
         DivergedError: one of the epoch's losses `(num_steps,)` is not finite.
     """
