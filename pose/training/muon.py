@@ -57,7 +57,9 @@ class Muon(torch.optim.AdamW):
         super().__init__(groups, lr=learning_rate, weight_decay=weight_decay, fused=True)
         # In bfloat16 where the hardware has it; where it has not, products in it take twenty times
         # as long as in float32, and this would be three quarters of a training step.
-        self.precision = pick_precision("auto", next(model.parameters()).device)
+        device = next(model.parameters()).device
+        is_cpu = device.type == "cpu"
+        self.precision = pick_precision("auto", device) if is_cpu else torch.bfloat16
 
     @torch.no_grad()
     def step(self, closure=None):
