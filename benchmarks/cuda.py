@@ -31,36 +31,21 @@ from pose.data.folder import read_dataset
 from pose.data.tensors import TrainingData
 from pose.device import keep_freed_memory, pick_precision
 from pose.training.loop import train
-from pose.training.step import Step
 
 NUM_CLASSES = 2
 LABELS = tuple(map(str, range(NUM_CLASSES)))
 GOAL_RATE = 30_000
 # Trains for a number of steps; how many images that are, over all seeds, is the caller's to know.
 Run = Callable[[int], None]
-
-
-def new_step(data: TrainingData, recipe: Recipe, seed: int, *, is_compiled: bool = False) -> Step:
-    """The step of a new seed; `is_compiled`: its network by `torch.compile`."""
-    device = data.labels.device
-    state = ours.new_state(recipe, LABELS, seed, device)
-    state.model.train()
-    if is_compiled:
-        state.model.compile()
-    return Step(state, data, recipe, pick_precision("auto", device))
-
-
-def full_batches(data: TrainingData, batch_size: int, seed: int = 0) -> Tensor:
-    """The training rows in an order of the seed, on the device, `(num_batches, batch_size)`."""
-    order = torch.randperm(len(data.train_rows), generator=torch.Generator().manual_seed(seed))
-    num_batches = len(order) // batch_size
-    rows = data.train_rows[order[: num_batches * batch_size]].to(data.labels.device)
-    return rows.view(num_batches, batch_size)
+# Name to what makes its run, seeds at once, steps per turn.
+Variants = dict[str, tuple[Callable[..., Run], int, int]]
 
 
 def stacked_batches(data: TrainingData, batch_size: int, num_seeds: int) -> Tensor:
     """`full_batches` of each seed, `(num_batches, M, batch_size)`."""
-    return torch.stack([full_batches(data, batch_size, seed) for seed in range(num_seeds)], dim=1)
+    return torch.stack(
+        [ours.full_batches(data, batch_size, seed) for seed in range(num_seeds)], dim=1
+    )
 
 
 def capture(
@@ -127,8 +112,10 @@ def single(
         is_graph: as a CUDA graph, else launched one operation after the other.
         is_augmented: False trains on one batch that is ready: compute only.
     """
-    step = new_step(data, recipe, 0, is_compiled=is_compiled)
-    batches = full_batches(data, recipe.batch_size)
+    step = ours.new_step(data, recipe, LABELS)
+    if is_compiled:
+        step.state.model.compile()
+    batches = ours.full_batches(data, recipe.batch_size)
     work = step
     if not is_augmented:
         images, _, targets = step.batch(batches[0])
@@ -143,7 +130,7 @@ def single(
 
 def on_streams(data: TrainingData, recipe: Recipe, num_seeds: int) -> Run:
     """A graph and a stream for each seed."""
-    steps = [new_step(data, recipe, seed) for seed in range(num_seeds)]
+    steps = [ours.new_step(data, recipe, LABELS, seed=seed) for seed in range(num_seeds)]
     batches = stacked_batches(data, recipe.batch_size, num_seeds)
     graphs = [capture(step, batches[0, 0], [step.state.augment_generator]) for step in steps]
     streams = [torch.cuda.Stream() for _ in graphs]
@@ -158,7 +145,9 @@ def on_streams(data: TrainingData, recipe: Recipe, num_seeds: int) -> Run:
 
 def stacked(data: TrainingData, recipe: Recipe, num_seeds: int) -> Run:
     """All seeds in one network; a graph where there is CUDA."""
-    step = StackedStep([new_step(data, recipe, seed) for seed in range(num_seeds)])
+    step = StackedStep(
+        [ours.new_step(data, recipe, LABELS, seed=seed) for seed in range(num_seeds)]
+    )
     batches = stacked_batches(data, recipe.batch_size, num_seeds)
     if data.labels.is_cuda:
         return repeat(capture(step, batches[0], step.generators), batches)
@@ -182,17 +171,49 @@ def original_loop(folder: Path, device: torch.device, num_workers: int) -> Run:
     return run
 
 
+def our_variants(data: TrainingData, recipe: Recipe, args: argparse.Namespace) -> Variants:
+    """Graphs, streams and compilation where there is CUDA."""
+    is_cuda = data.labels.is_cuda
+    found: Variants = {"training loop as it is": (loop_as_it_is, 1, args.num_steps)}
+    for what, is_augmented in (("step", True), ("compute only", False)):
+        for is_compiled, is_graph in itertools.product((False, True), repeat=2):
+            if is_cuda or not (is_compiled or is_graph):
+                name = f"{what}, {'CUDA graph' if is_graph else 'eager'}"
+                name += ", network compiled" * is_compiled
+                make = functools.partial(
+                    single, is_graph=is_graph, is_augmented=is_augmented, is_compiled=is_compiled
+                )
+                found[name] = (make, 1, args.num_steps)
+    ways = {"on streams": on_streams, "stacked": stacked} if is_cuda else {"stacked": stacked}
+    for num_seeds in args.seeds_at_once:
+        for way, function in ways.items():
+            make = functools.partial(function, num_seeds=num_seeds)
+            found[f"{num_seeds} seeds {way}"] = (make, num_seeds, args.num_steps)
+    return {
+        name: (functools.partial(make, data, recipe), *numbers)
+        for name, (make, *numbers) in found.items()
+    }
+
+
+def original_variants(folder: Path, device: torch.device, args: argparse.Namespace) -> Variants:
+    """By the number of its workers."""
+    return {
+        f"original, {num_workers} workers": (
+            functools.partial(original_loop, folder, device, num_workers),
+            1,
+            args.original_steps,
+        )
+        for num_workers in args.num_workers
+    }
+
+
 def measure(
-    variants: dict[str, tuple[Callable[[], Run], int, int]],
+    variants: Variants,
     device: torch.device,
     num_turns: int,
     batch_size: int,
 ) -> tuple[dict[str, list[float]], list[str]]:
-    """Images per second of each variant, in turn, and what could not be run and why.
-
-    Args:
-        variants: name to what makes its run, seeds at once, steps a turn.
-    """
+    """Images per second of each variant, in turn, and what could not be run and why."""
     runs, failures = {}, []
     for name, (make, num_seeds, num_steps) in variants.items():
         print(f"preparing {name}", flush=True)
@@ -231,7 +252,7 @@ def main() -> None:
     parser.add_argument("--num-images", type=int, default=50_000, help="in device memory")
     parser.add_argument("--num-steps", type=int, default=400, help="steps a turn")
     parser.add_argument("--num-turns", type=int, default=5)
-    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--image-size", type=int, default=128, help="in pixels")
     parser.add_argument("--seeds-at-once", type=int, nargs="*", default=[2, 4, 8])
     parser.add_argument("--num-workers", type=int, nargs="*", default=[2, 16])
     parser.add_argument("--original-steps", type=int, default=20, help="steps a turn")
@@ -242,52 +263,19 @@ def main() -> None:
         args.num_images, args.num_steps, args.num_turns, args.image_size = 256, 2, 2, 32
         args.seeds_at_once, args.num_workers, args.original_steps = [2], [2], 1
     device = torch.device(args.device)
-    is_cuda = device.type == "cuda"
     keep_freed_memory()
-    if is_cuda:
-        torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = True
     recipe = ours.frozen_recipe("simple_cnn", image_size=args.image_size)
     data = ours.random_data(args.num_images, args.image_size, NUM_CLASSES, device)
-    make = {
-        "training loop as it is": loop_as_it_is,
-        "step, eager": single,
-        "compute only, eager": functools.partial(single, is_augmented=False),
-    }
-    if is_cuda:
-        for about, options in {
-            "step": {},
-            "compute only": {"is_augmented": False},
-        }.items():
-            compiled = functools.partial(single, is_compiled=True, **options)
-            make[f"{about}, CUDA graph"] = functools.partial(single, is_graph=True, **options)
-            make[f"{about}, network compiled"] = compiled
-            make[f"{about}, network compiled, CUDA graph"] = functools.partial(
-                compiled, is_graph=True
-            )
-    variants = {
-        name: (functools.partial(function, data, recipe), 1, args.num_steps)
-        for name, function in make.items()
-    }
-    for num_seeds in args.seeds_at_once:
-        ways = {"on streams": on_streams, "stacked": stacked} if is_cuda else {"stacked": stacked}
-        for name, function in ways.items():
-            variants[f"{num_seeds} seeds {name}"] = (
-                functools.partial(function, data, recipe, num_seeds),
-                num_seeds,
-                args.num_steps,
-            )
     with ours.data_folder(args.dataset, 64 if args.quick else 3000) as folder:
-        for num_workers in args.num_workers:
-            variants[f"original, {num_workers} workers"] = (
-                functools.partial(original_loop, folder, device, num_workers),
-                1,
-                args.original_steps,
-            )
-        rates, failures = measure(variants, device, args.num_turns, recipe.batch_size)
-    steps = ([new_step(data, recipe, seed) for seed in range(2)] for _ in range(3))
+        variants = our_variants(data, recipe, args) | original_variants(folder, device, args)
+        rates, notes = measure(variants, device, args.num_turns, recipe.batch_size)
+    steps = (
+        [ours.new_step(data, recipe, LABELS, seed=seed) for seed in range(2)] for _ in range(3)
+    )
     batches = stacked_batches(data, recipe.batch_size, 2)[: args.num_steps // 20 + 2]
-    notes = [*failures, compare_with_alone(*steps, batches)]
-    if not is_cuda:
+    notes.append(compare_with_alone(*steps, batches))
+    if device.type != "cuda":
         notes.insert(
             0,
             "**No GPU was at hand: this run shows only that the script works. Its CUDA graphs and "
