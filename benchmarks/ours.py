@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pose.config import Recipe
 from pose.data.tensors import TrainingData
 from pose.demo.draw import write_demo
+from pose.device import pick_precision
 from pose.named_runs import NAMED_RUNS
 from pose.training.state import TrainState, start_state
+from pose.training.step import Step
 from pose_models import build_model
 
 
@@ -51,6 +54,29 @@ def new_state(
     return start_state(
         lambda: build_model(recipe.model, labels, recipe.image_size), recipe, seed, device
     )
+
+
+def new_step(
+    data: TrainingData,
+    recipe: Recipe,
+    labels: tuple[str, ...],
+    *,
+    seed: int = 0,
+    precision: str = "auto",
+) -> Step:
+    """The step of a new state in training mode, on the device of the data."""
+    device = data.labels.device
+    state = new_state(recipe, labels, seed, device)
+    state.model.train()
+    return Step(state, data, recipe, pick_precision(precision, device))
+
+
+def full_batches(data: TrainingData, batch_size: int, seed: int = 0) -> Tensor:
+    """The training rows in an order of the seed, on the device, `(num_batches, batch_size)`."""
+    order = torch.randperm(len(data.train_rows), generator=torch.Generator().manual_seed(seed))
+    num_batches = len(order) // batch_size
+    rows = data.train_rows[order[: num_batches * batch_size]].to(data.labels.device)
+    return rows.view(num_batches, batch_size)
 
 
 def train_everything(data: TrainingData, num_val: int = 64) -> TrainingData:

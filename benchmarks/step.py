@@ -19,8 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import original, ours, report
 from benchmarks.sides import measure_in_turn
-from pose.device import keep_freed_memory, pick_precision
-from pose.training.step import Step
+from pose.device import keep_freed_memory
 
 CPU = torch.device("cpu")
 BATCH_SIZE, IMAGE_SIZE, NUM_CLASSES = 64, 128, 20
@@ -70,9 +69,7 @@ def our_step(onednn: bool, precision: str = "auto"):
     data = ours.random_data(BATCH_SIZE, IMAGE_SIZE, NUM_CLASSES, CPU)
     recipe = ours.frozen_recipe("simple_cnn")
     names = tuple(str(label) for label in range(NUM_CLASSES))
-    state = ours.new_state(recipe, names, seed=0, device=CPU)
-    state.model.train()
-    step = Step(state, data, recipe, pick_precision(precision, CPU))
+    step = ours.new_step(data, recipe, names, precision=precision)
     images, _, targets = step.batch(data.train_rows)
     return lambda: step.update(images, targets)
 

@@ -22,7 +22,6 @@ from pose.seeds import folder as seed_folder
 from pose.seeds.job import SeedJob
 from pose.tracking import DataRecord, RunRequest, SeedRecord, Tracker
 from pose.training.state import TrainState
-from pose.training.step import Step
 
 EPOCH_SECONDS = 10
 ROW_KEYS = (
@@ -34,10 +33,10 @@ ROW_KEYS = (
 def trained_state() -> TrainState:
     """A state after one step, so that the optimizer has its moments, with best weights."""
     recipe = ours.frozen_recipe("simple_cnn")
-    device = torch.device("cpu")
-    state = ours.new_state(recipe, ("0", "1"), seed=0, device=device)
-    data = ours.random_data(4, recipe.image_size, 2, device)
-    Step(state, data, recipe, torch.float32)(data.train_rows)
+    data = ours.random_data(4, recipe.image_size, 2, torch.device("cpu"))
+    step = ours.new_step(data, recipe, ("0", "1"), precision="float32")
+    step(data.train_rows)
+    state = step.state
     state.best_weights = {key: value.clone() for key, value in state.model.state_dict().items()}
     return state
 

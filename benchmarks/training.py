@@ -27,7 +27,6 @@ from pose.data.loaded import load_data
 from pose.data.tensors import training_data
 from pose.device import keep_freed_memory, pick_precision
 from pose.training.loop import train
-from pose.training.step import Step
 
 CPU = torch.device("cpu")
 # More than the original's workers have decoded ahead when a turn begins: 2 workers x 2 batches.
@@ -69,8 +68,8 @@ def our_side(
     data = ours.train_everything(training_data(loaded, recipe, 0, CPU))
     data = dataclasses.replace(data, train_rows=data.train_rows[:num_images])
     labels = loaded.dataset.classes.labels
-    state, bare = (ours.new_state(recipe, labels, seed=0, device=CPU) for _ in range(2))
-    step = Step(bare, data, recipe, precision)
+    state = ours.new_state(recipe, labels, seed=0, device=CPU)
+    step = ours.new_step(data, recipe, labels)
     images, _, targets = step.batch(data.train_rows[: recipe.batch_size])
     num_steps = len(data.train_rows) // recipe.batch_size
 
@@ -85,7 +84,6 @@ def our_side(
         train(Step(state, data, one_more, precision))
         return state.history[-1]["images_per_second"]
 
-    bare.model.train()
     run_epoch()
     yield run_bare(5)
     while True:
