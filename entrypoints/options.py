@@ -27,7 +27,7 @@ _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-class _Value(click.ParamType):  # type: ignore[type-arg] # has arguments from click 8.3 on only
+class _Value(click.ParamType):  # type: ignore[type-arg] # generic in newer versions of click only
     """A value of a dataclass field's type, from the text of a command line."""
 
     def __init__(self, annotation: Any) -> None:
