@@ -31,6 +31,7 @@ from pose.data.folder import read_dataset
 from pose.data.tensors import TrainingData
 from pose.device import keep_freed_memory, pick_precision
 from pose.training.loop import train
+from pose.training.step import Step
 
 NUM_CLASSES = 2
 LABELS = tuple(map(str, range(NUM_CLASSES)))
@@ -93,7 +94,7 @@ def loop_as_it_is(data: TrainingData, recipe: Recipe) -> Run:
         rows = data.train_rows.repeat(-(-num_steps * recipe.batch_size // len(data.train_rows)))
         some = dataclasses.replace(data, train_rows=rows[: num_steps * recipe.batch_size])
         one_more = dataclasses.replace(recipe, num_epochs=state.num_epochs_done + 1, patience=0)
-        train(state, some, one_more, precision=pick_precision("auto", device))
+        train(Step(state, some, one_more, pick_precision("auto", device)))
 
     return run
 

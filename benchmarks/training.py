@@ -27,6 +27,7 @@ from pose.data.loaded import load_data
 from pose.data.tensors import training_data
 from pose.device import keep_freed_memory, pick_precision
 from pose.training.loop import train
+from pose.training.step import Step
 
 CPU = torch.device("cpu")
 # More than the original's workers have decoded ahead when a turn begins: 2 workers x 2 batches.
