@@ -1,11 +1,12 @@
 # make demo: the whole thing on drawn poses. make test: the tests. make bench: the benchmarks.
+# make faults: some two thousand cases of strange input, in minutes.
 
 VENV ?= .venv
 PYTHON ?= python3
 # `mlflow run --env-manager local` takes python from PATH, so the environment goes first in it.
 RUN = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: env demo test lint bench clean
+.PHONY: env demo test faults lint bench clean
 
 env: $(VENV)/.installed
 
@@ -26,9 +27,13 @@ demo: env
 test: env
 	$(RUN) python -m pytest
 
+faults: env
+	$(RUN) python -m pytest -q -m faults tests/faults
+
 lint: env
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 bench: env
 	$(RUN) python -m benchmarks.run_all

@@ -77,7 +77,8 @@ def pool_side(
 ) -> Iterator[float]:
     """Images per second through a pool of one thread or process per core."""
     torch.set_num_threads(1)
-    cores = os.cpu_count()
+    cores = os.cpu_count() or 1
+    pool: concurrent.futures.Executor
     if pool_name == "threads":
         pool = concurrent.futures.ThreadPoolExecutor(cores)
     else:
@@ -86,7 +87,8 @@ def pool_side(
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     work = functools.partial(_decode_all, decode)
     with pool:
-        yield list(pool.map(work, chunks[: 2 * cores]))
+        list(pool.map(work, chunks[: 2 * cores]))
+        yield 0.0
         while True:
             started = time.perf_counter()
             list(pool.map(work, chunks))
@@ -132,7 +134,7 @@ def main() -> None:
     with ours.data_folder(args.dataset, args.num_images) as folder:
         files = read_dataset(folder).files
         size = args.image_size
-        decoders = {
+        decoders: dict[str, Callable[[Path], None]] = {
             "simplejpeg": by_simplejpeg,
             "torchvision": by_torchvision,
             "Pillow": by_pillow,

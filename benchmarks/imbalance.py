@@ -15,6 +15,7 @@ import shutil
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from pose.seeds.train import build_fitted
 from pose.training.loop import train
 from pose.training.predict import predict_logits
 from pose.training.state import start_state
+from pose.training.step import Step
 
 CPU = torch.device("cpu")
 # Traffic signs by pose; each class and its mirror image are in it.
@@ -65,12 +67,14 @@ def write_imbalanced(demo: Path, folder: Path) -> list[int]:
     return [num_many, num_few]
 
 
-def thin(rows: list, count: int) -> list:
+def thin(rows: list[tuple[str, int]], count: int) -> list[tuple[str, int]]:
     """`count` of the rows, evenly spread."""
     return [rows[i] for i in np.linspace(0, len(rows) - 1, count).round().astype(int)]
 
 
-def train_recipe(folder: Path, recipe: Recipe, seed: int, limit: float, cache_root: Path) -> dict:
+def train_recipe(
+    folder: Path, recipe: Recipe, seed: int, limit: float, cache_root: Path
+) -> dict[str, Any]:
     """Train and score the best weights on the validation rows."""
     recipe = dataclasses.replace(recipe, split_seed=0, patience=0)
     loaded = load_data(folder, recipe.image_size, cache_root)
@@ -78,7 +82,7 @@ def train_recipe(folder: Path, recipe: Recipe, seed: int, limit: float, cache_ro
     labels = loaded.dataset.classes.labels
     precision = pick_precision("auto", CPU)
     state = start_state(lambda: build_fitted(recipe, labels, data), recipe, seed, CPU)
-    train(state, data, recipe, precision=precision, time_limit=limit)
+    train(Step(state, data, recipe, precision), time_limit=limit)
     model = state.scored_model()
     model.load_state_dict(state.best_weights)
     guesses = predict_logits(model, data.images, data.val_rows, precision).argmax(dim=1)
@@ -101,7 +105,7 @@ def main() -> None:
     report.add_options(parser, "imbalance")
     args = parser.parse_args()
     keep_freed_memory()
-    results: dict[str, list[dict]] = {run: [] for run in RECIPES}
+    results: dict[str, list[dict[str, Any]]] = {run: [] for run in RECIPES}
     with (
         ours.data_folder(args.dataset, args.num_images) as demo,
         tempfile.TemporaryDirectory() as root,

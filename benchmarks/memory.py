@@ -28,6 +28,7 @@ from pose.data.loaded import load_data
 from pose.data.tensors import training_data
 from pose.device import keep_freed_memory, pick_precision
 from pose.training.loop import train
+from pose.training.step import Step
 
 LIMIT_GB = 2.0
 
@@ -95,11 +96,11 @@ def training_side(
         chosen = rows[torch.randperm(len(rows), generator=generator)[:num_rows]]
         data = dataclasses.replace(everything, train_rows=chosen)
         one_more = dataclasses.replace(recipe, num_epochs=state.num_epochs_done + 1, patience=0)
-        train(state, data, one_more, precision=pick_precision("auto", device))
+        train(Step(state, data, one_more, pick_precision("auto", device)))
         return 1000 / state.history[-1]["images_per_second"]
 
     warm_up = 10 * recipe.batch_size
-    yield milliseconds_per_image(warm_up)
+    yield {"ms_per_image": milliseconds_per_image(warm_up)}
     if is_whole_epoch:
         milliseconds_per_image(len(everything.train_rows))
     while True:
@@ -155,7 +156,7 @@ def main() -> None:
         title="Memory and cost per image on large sets",
         module="benchmarks.memory",
         repetitions=f"{args.num_turns} turns in alternation, {whole}{args.num_steps} steps of 64 "
-        "images a turn, rows drawn from the whole set; median (lowest-highest), peak: largest of "
+        "images per turn, rows drawn from the whole set; median (lowest-highest), peak: largest of "
         "all samples, decoding included",
         goals=[
             report.Goal(

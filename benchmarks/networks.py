@@ -8,8 +8,7 @@ from pose_models.pose_net import PoseNet, ResidualBlock
 
 
 class CoordinateNet(PoseNet):
-    """With the coordinates x and y as two more input channels (Liu et al., 2018,
-    arXiv:1807.03247)."""
+    """With x and y as two more input channels (Liu et al., 2018, arXiv:1807.03247)."""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__(in_channels + 2, num_classes)
@@ -28,6 +27,7 @@ class ZeroStartNet(PoseNet):
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__(in_channels, num_classes)
         for block in self.stages:
+            assert isinstance(block, ResidualBlock)
             nn.init.zeros_(block.norm2.weight)
 
 

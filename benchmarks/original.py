@@ -4,8 +4,9 @@ Every image is opened with Pillow and transformed by torchvision each time it is
 processes of a DataLoader; networks in NCHW and float32, ReLU before pooling, Adam at 0.001.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +22,11 @@ HIGH_PASS_MEAN, HIGH_PASS_STD = 0.0034316, 0.0380552
 HIGH_PASS_KERNEL = torch.tensor([[0.0, -1, 0], [-1, 4, -1], [0, -1, 0]]).view(1, 1, 3, 3) / 4
 BATCH_SIZE = 64
 
+# Yields `(images, labels)`.
+Batches = DataLoader[Any]
 
-class OriginalImages(Dataset):
+
+class OriginalImages(Dataset[tuple[Tensor, int]]):
     """Images of files, transformed one by one.
 
     Args:
@@ -43,9 +47,9 @@ class OriginalImages(Dataset):
         self.files = files
         self.labels = labels
         self.transform = build_transform(preset, image_size)
-        mean, std = MEAN, STD
+        mean, std = list(MEAN), list(STD)
         if high_pass:
-            mean, std = (*MEAN, HIGH_PASS_MEAN), (*STD, HIGH_PASS_STD)
+            mean, std = [*MEAN, HIGH_PASS_MEAN], [*STD, HIGH_PASS_STD]
         self.high_pass = high_pass
         self.normalize = transforms.Normalize(mean, std)
 
@@ -116,14 +120,16 @@ def build_optimizer(network: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.Adam(network.parameters(), lr=1e-3)
 
 
-def epoch_batches(images: OriginalImages, *, shuffle: bool, num_workers: int = 2) -> DataLoader:
+def epoch_batches(images: OriginalImages, *, shuffle: bool, num_workers: int = 2) -> Batches:
     """One pass over the images in batches of 64."""
     return DataLoader(images, BATCH_SIZE, shuffle=shuffle, num_workers=num_workers)
 
 
-def endless_batches(images: OriginalImages, *, num_workers: int = 2) -> Iterator:
-    """Batches of random images without end: the steady state of an epoch, without the wait for
-    the workers that the original has at each epoch's start."""
+def endless_batches(images: OriginalImages, *, num_workers: int = 2) -> Iterator[Any]:
+    """Batches of random images without end: the steady state of an epoch.
+
+    The original waits for its workers at each epoch's start; this leaves that out.
+    """
     sampler = RandomSampler(images, replacement=True, num_samples=2**40)
     return iter(DataLoader(images, BATCH_SIZE, sampler=sampler, num_workers=num_workers))
 
@@ -141,7 +147,7 @@ def train_step(
 
 
 @torch.no_grad()
-def predict_logits(network: nn.Module, batches) -> Tensor:
+def predict_logits(network: nn.Module, batches: Iterable[Any]) -> Tensor:
     """Logits `(N, num_classes)` on the CPU of batches `(images, labels)`."""
     network.eval()
     device = next(network.parameters()).device

@@ -47,7 +47,8 @@ def original_side(files: Sequence[Path], num_members: int, num_workers: int) -> 
             batches = original.epoch_batches(images, shuffle=False, num_workers=num_workers)
             original.predict_logits(network, batches)
 
-    yield predict(files[:64])
+    predict(files[:64])
+    yield 0.0
     while True:
         started = time.perf_counter()
         predict(files)
@@ -72,7 +73,7 @@ def our_side(files: Sequence[Path], num_members: int) -> Iterator[dict[str, floa
         return len(some_files) / (time.perf_counter() - started)
 
     with tempfile.TemporaryDirectory() as root:
-        yield predict(files[:512], Path(root) / "warm-up")
+        yield {"warm-up": predict(files[:512], Path(root) / "warm-up")}
         for turn in itertools.count():
             cache_root = Path(root) / str(turn)
             yield {"cold": predict(files, cache_root), "warm": predict(files, cache_root)}

@@ -23,6 +23,7 @@ from pose.data.tensors import TrainingData, training_data
 from pose.device import keep_freed_memory, pick_precision
 from pose.training.loop import train
 from pose.training.predict import score_logits
+from pose.training.step import Step
 
 CPU = torch.device("cpu")
 
@@ -74,7 +75,7 @@ def train_ours(
         "simple_cnn", image_size=image_size, num_epochs=num_epochs, patience=0
     )
     state = ours.new_state(recipe, loaded.dataset.classes.labels, seed, CPU)
-    train(state, data, recipe, precision=pick_precision("auto", CPU))
+    train(Step(state, data, recipe, pick_precision("auto", CPU)))
     return [row["val_f1"] for row in state.history]
 
 

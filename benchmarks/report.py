@@ -68,7 +68,7 @@ def ratios(values: Sequence[float], baseline: Sequence[float]) -> list[float]:
     return [value / base for value, base in zip(values, baseline, strict=True)]
 
 
-def write_report(
+def write_report(  # noqa: PLR0913 - each is a part of the report, and all are named
     name: str,
     *,
     title: str,

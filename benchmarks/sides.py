@@ -10,7 +10,9 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 # Makes an iterator whose first item is reached after set-up and warm-up and is dropped; each
@@ -18,7 +20,7 @@ from typing import Any
 Side = Callable[[], Iterator[Any]]
 
 
-def measure_in_turn(sides: dict[str, Side], num_turns: int) -> dict[str, list[Any]]:
+def measure_in_turn(sides: Mapping[str, Side], num_turns: int) -> dict[str, list[Any]]:
     """`num_turns` measurements of each side, turn by turn in the order of `sides`.
 
     Raises:
@@ -37,10 +39,10 @@ def measure_in_turn(sides: dict[str, Side], num_turns: int) -> dict[str, list[An
             theirs.close()
             running[name] = (process, ours)
             ours.recv()  # it leads its own process group now
-            os.killpg(process.pid, signal.SIGSTOP)
+            _signal(process, signal.SIGSTOP)
         for turn in range(num_turns + 1):
             for name, (process, connection) in running.items():
-                os.killpg(process.pid, signal.SIGCONT)
+                _signal(process, signal.SIGCONT)
                 connection.send(None)
                 try:
                     value = connection.recv()
@@ -49,19 +51,25 @@ def measure_in_turn(sides: dict[str, Side], num_turns: int) -> dict[str, list[An
                     raise RuntimeError(
                         f"the side {name!r} ended with exit code {process.exitcode}, see above"
                     ) from None
-                os.killpg(process.pid, signal.SIGSTOP)
+                _signal(process, signal.SIGSTOP)
                 if turn > 0:
                     measured[name].append(value)
                     print(f"  turn {turn} of {num_turns}, {name}: {_short(value)}", flush=True)
     finally:
         for process, _ in running.values():
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                _signal(process, signal.SIGKILL)
             process.join()
     return measured
 
 
-def _serve(side: Side, connection) -> None:
+def _signal(process: BaseProcess, number: signal.Signals) -> None:
+    """To a side and its workers."""
+    assert process.pid is not None
+    os.killpg(process.pid, number)
+
+
+def _serve(side: Side, connection: Connection) -> None:
     os.setsid()
     connection.send(None)
     measurements = side()

@@ -19,8 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import original, ours, report
 from benchmarks.sides import measure_in_turn
-from pose.device import keep_freed_memory, pick_precision
-from pose.training.step import train_step
+from pose.device import keep_freed_memory
 
 CPU = torch.device("cpu")
 BATCH_SIZE, IMAGE_SIZE, NUM_CLASSES = 64, 128, 20
@@ -67,13 +66,12 @@ def our_step(onednn: bool, precision: str = "auto"):
 
     if not onednn:
         simple_cnn.to_onednn = lambda x: x
-    images, labels = batch()
+    data = ours.random_data(BATCH_SIZE, IMAGE_SIZE, NUM_CLASSES, CPU)
     recipe = ours.frozen_recipe("simple_cnn")
     names = tuple(str(label) for label in range(NUM_CLASSES))
-    state = ours.new_state(recipe, names, seed=0, device=CPU)
-    state.model.train()
-    dtype = pick_precision(precision, CPU)
-    return lambda: train_step(state, images, labels, recipe, dtype)
+    step = ours.new_step(data, recipe, names, precision=precision)
+    images, _, targets = step.batch(data.train_rows)
+    return lambda: step.update(images, targets)
 
 
 def our_side(
@@ -103,7 +101,7 @@ def ceiling_side() -> Iterator[float]:
 
 
 def profile_side(num_steps: int) -> Iterator[dict[str, float]]:
-    """Milliseconds a step by kind of operation."""
+    """Milliseconds per step by kind of operation."""
     keep_freed_memory()
     step = our_step(onednn=True)
     yield [step() for _ in range(3)]

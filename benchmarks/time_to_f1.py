@@ -31,6 +31,7 @@ from pose.named_runs import NAMED_RUNS
 from pose.training.loop import train
 from pose.training.predict import score_logits
 from pose.training.state import TrainState
+from pose.training.step import Step
 
 CPU = torch.device("cpu")
 # What the original recipe reached after 60 epochs, about an hour, on 2 cores (DESIGN.md 7).
@@ -100,7 +101,7 @@ def original_side(
 
 
 def our_side(folder: Path, run: str, seed: int, limit: float) -> Iterator[Curve]:
-    """The curve of one of our runs, a point an epoch."""
+    """The curve of one of our runs, one point per epoch."""
     yield []
     keep_freed_memory()
     recipe = NAMED_RUNS[run].recipe
@@ -116,10 +117,7 @@ def our_side(folder: Path, run: str, seed: int, limit: float) -> Iterator[Curve]
             curve.append((clock.seconds(), row["val_f1"]))
 
         train(
-            state,
-            data,
-            recipe,
-            precision=pick_precision("auto", CPU),
+            Step(state, data, recipe, pick_precision("auto", CPU)),
             callbacks=[add_point],
             time_limit=limit - clock.seconds(),
         )

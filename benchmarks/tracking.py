@@ -22,7 +22,6 @@ from pose.seeds import folder as seed_folder
 from pose.seeds.job import SeedJob
 from pose.tracking import DataRecord, RunRequest, SeedRecord, Tracker
 from pose.training.state import TrainState
-from pose.training.step import train_step
 
 EPOCH_SECONDS = 10
 ROW_KEYS = (
@@ -34,9 +33,10 @@ ROW_KEYS = (
 def trained_state() -> TrainState:
     """A state after one step, so that the optimizer has its moments, with best weights."""
     recipe = ours.frozen_recipe("simple_cnn")
-    state = ours.new_state(recipe, ("0", "1"), seed=0, device=torch.device("cpu"))
-    images = torch.rand(4, 3, recipe.image_size, recipe.image_size)
-    train_step(state, images, torch.tensor([0, 1, 0, 1]), recipe, torch.float32)
+    data = ours.random_data(4, recipe.image_size, 2, torch.device("cpu"))
+    step = ours.new_step(data, recipe, ("0", "1"), precision="float32")
+    step(data.train_rows)
+    state = step.state
     state.best_weights = {key: value.clone() for key, value in state.model.state_dict().items()}
     return state
 
@@ -67,7 +67,7 @@ def milliseconds(work: Callable[[], None]) -> float:
 
 
 def time_epochs(num_epochs: int) -> dict[str, list[float]]:
-    """Milliseconds of each part of recording, an epoch an item."""
+    """Milliseconds of each part of recording, one item per epoch."""
     state = trained_state()
     parts: dict[str, list[float]] = {"checkpoint": [], "history": [], "metrics": []}
     with tempfile.TemporaryDirectory() as root:

@@ -27,7 +27,7 @@ from pose.data.loaded import load_data
 from pose.data.tensors import training_data
 from pose.device import keep_freed_memory, pick_precision
 from pose.training.loop import train
-from pose.training.step import train_step, training_batch
+from pose.training.step import Step
 
 CPU = torch.device("cpu")
 # More than the original's workers have decoded ahead when a turn begins: 2 workers x 2 batches.
@@ -69,24 +69,22 @@ def our_side(
     data = ours.train_everything(training_data(loaded, recipe, 0, CPU))
     data = dataclasses.replace(data, train_rows=data.train_rows[:num_images])
     labels = loaded.dataset.classes.labels
-    state, bare = (ours.new_state(recipe, labels, seed=0, device=CPU) for _ in range(2))
-    images, _, targets = training_batch(
-        data, data.train_rows[: recipe.batch_size], recipe, torch.Generator()
-    )
+    state = ours.new_state(recipe, labels, seed=0, device=CPU)
+    step = ours.new_step(data, recipe, labels)
+    images, _, targets = step.batch(data.train_rows[: recipe.batch_size])
     num_steps = len(data.train_rows) // recipe.batch_size
 
     def run_bare(count: int) -> float:
         started = time.perf_counter()
         for _ in range(count):
-            train_step(bare, images, targets, recipe, precision)
+            step.update(images, targets)
         return count * recipe.batch_size / (time.perf_counter() - started)
 
     def run_epoch() -> float:
         one_more = dataclasses.replace(recipe, num_epochs=state.num_epochs_done + 1, patience=0)
-        train(state, data, one_more, precision=precision)
+        train(Step(state, data, one_more, precision))
         return state.history[-1]["images_per_second"]
 
-    bare.model.train()
     run_epoch()
     yield run_bare(5)
     while True:

@@ -24,6 +24,7 @@ from pose.named_runs import NAMED_RUNS
 from pose.training.augment import PRESETS
 from pose.training.loop import train
 from pose.training.state import start_state
+from pose.training.step import Step
 from pose_models import MODELS, ImageClassifier
 from pose_models.preprocess import Preprocess
 
@@ -76,7 +77,9 @@ VARIANTS = {
 }
 
 
-def train_variant(folder: Path, variant: Variant, seed: int, cache_root: Path):
+def train_variant(
+    folder: Path, variant: Variant, seed: int, cache_root: Path
+) -> tuple[float, float, float]:
     """Best validation macro-F1, that of the training images at the end, and seconds."""
     recipe = dataclasses.replace(NAMED_RUNS["demo"].recipe, **variant.recipe)
     if variant.preset:
@@ -93,7 +96,7 @@ def train_variant(folder: Path, variant: Variant, seed: int, cache_root: Path):
 
     state = start_state(build, recipe, seed, CPU)
     started = time.perf_counter()
-    train(state, data, recipe, precision=pick_precision("auto", CPU))
+    train(Step(state, data, recipe, pick_precision("auto", CPU)))
     return state.best_val_f1, state.history[-1]["train_f1"], time.perf_counter() - started
 
 
@@ -149,7 +152,7 @@ def main() -> None:
                     "val macro F1, mean",
                     "lowest-highest",
                     "train macro F1 at the end",
-                    "seconds a seed",
+                    "seconds per seed",
                 ),
                 rows=[row for _, row in rows],
             )

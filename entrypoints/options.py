@@ -9,6 +9,7 @@ import os
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,13 +17,17 @@ import click
 
 from pose.errors import InputError
 
-# The value of an option that was not on the command line, or stood there as an empty text, as
-# `mlflow run` passes on the default of a parameter that was not given.
+# The value of an option that was not on the command line. MLproject's defaults say `none`, which
+# is no value for every option that can have none.
 NOT_GIVEN = object()
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
-class _Value(click.ParamType):
+# Puts an option on a command.
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class _Value(click.ParamType):  # type: ignore[type-arg] # generic in newer versions of click only
     """A value of a dataclass field's type, from the text of a command line."""
 
     def __init__(self, annotation: Any) -> None:
@@ -36,8 +41,10 @@ class _Value(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
             return value
-        if value == "":
-            return NOT_GIVEN
+        assert param is not None
+        if not value.strip():
+            # A shell's unset variable, most likely; it must not silently mean something.
+            raise InputError(f"{param.name} must not be empty: give a value, or leave it out")
         if self.is_optional and value.lower() == "none":
             return None
         try:
@@ -54,23 +61,25 @@ class _Value(click.ParamType):
             ) from None
 
 
-def option(name: str, annotation: Any, help: str, *, default: Any = NOT_GIVEN) -> Callable:
+def option(name: str, annotation: Any, help: str, *, default: Any = NOT_GIVEN) -> Decorator:
     """One option in both spellings; a bool takes true or false, or stands alone for true.
 
     Args:
         default: what the command gets without it; `NOT_GIVEN` leaves it to the command.
     """
     flags = list(dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"]))
-    lone_flag = {"is_flag": False, "flag_value": "true"} if annotation is bool else {}
+    lone_flag: dict[str, Any] = (
+        {"is_flag": False, "flag_value": "true"} if annotation is bool else {}
+    )
     return click.option(
         *flags, name, type=_Value(annotation), default=default, help=help, **lone_flag
     )
 
 
-def field_options(dataclass: type, *, only: tuple[str, ...] | None = None) -> Callable:
+def field_options(dataclass: type, *, only: tuple[str, ...] | None = None) -> Decorator:
     """An option for each field of `dataclass`, or for those in `only`."""
 
-    def decorate(command: Callable) -> Callable:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         hints = typing.get_type_hints(dataclass)
         for field in reversed(dataclasses.fields(dataclass)):
             if only is None or field.name in only:
@@ -111,6 +120,9 @@ def take_mlflow_run_id() -> str | None:
 
 def run_command(command: click.Command) -> None:
     """Run a command; a mistake in its input is one line and exit code 2, without a traceback."""
+    # Of damaged metadata, which costs no pixel, and of sizes below our limit; images that cannot be
+    # read are named by us.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         sys.exit(command.main(standalone_mode=False) or 0)
     except click.exceptions.Abort:

@@ -20,7 +20,7 @@ from pose.named_runs import NAMED_RUNS, resolve_run
 
 
 @click.command(context_settings={"max_content_width": 100})
-@option("run", str, "named run (see --list); without it a free run named after its model")
+@option("run", str | None, "named run (see --list); without it a free run named after its model")
 @field_options(Recipe)
 @option("seed", int, "a single seed, instead of seeds")
 @field_options(Setup)

@@ -19,6 +19,7 @@ CLASS_WEIGHTINGS = ("none", "balanced", "sqrt")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MODEL_FORMATS = ("pickle", "pt2")
 VOTINGS = ("soft", "hard")
+EXIF = ("obey", "ignore")
 # A budget below this would go into starting and saving, not into training.
 MIN_SEED_SECONDS = 5
 
@@ -52,6 +53,9 @@ class Recipe:
     augmentation: str = setting("pose", "augmentation preset of the training images")
     seeds: tuple[int, ...] = setting((0, 1, 2), "seeds, joined by commas: one member each")
     image_size: int = setting(96, "height and width that the model sees, in pixels")
+    exif: str = setting(
+        "obey", "orientation that photographs ask for: obey or ignore", no_op="ignore"
+    )
     batch_size: int = setting(32, "images per optimizer step")
     num_epochs: int = setting(30, "epochs at most")
     budget: str | None = setting(
@@ -111,6 +115,7 @@ class Recipe:
         for name in ("label_smoothing", "ema_decay", "warmup_fraction"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
         _check("random_erasing", self.random_erasing, 0 <= self.random_erasing <= 1, "in [0, 1]")
+        _check_choice("exif", self.exif, EXIF)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("class_weighting", self.class_weighting, CLASS_WEIGHTINGS)

@@ -64,7 +64,7 @@ def keep_freed_memory() -> None:
 
     A training step frees and takes back the same large blocks; without this every one of them is
     mapped and zeroed anew, which was a third of the step and more on the CPU (350 instead of 190
-    images a second). Does nothing where there is no glibc. Must be called before the first large
+    images per second). Does nothing where there is no glibc. Must be called before the first large
     allocation; the process's memory then stays at its peak.
     """
     if platform.libc_ver()[0] != "glibc":

@@ -33,3 +33,12 @@ def first_few(items: Iterable[object], limit: int = 5) -> str:
 def one_line(error: BaseException, limit: int = 160) -> str:
     """What an error of another library says, on one line; its type where it says nothing."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """`text` on one line that any terminal can show.
+
+    Control characters, line breaks and bytes that are no UTF-8 (a file's name may hold any) are
+    written as escapes.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

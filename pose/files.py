@@ -1,13 +1,39 @@
-"""Files on disk: atomic writing and locks between processes.
+"""Files on disk: reading what may be anything, atomic writing, and locks between processes.
 
 What the files mean belongs to the callers.
 """
 
 import contextlib
-import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+from pose.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows; what takes no lock works there
+    fcntl = None  # type: ignore[assignment]
+
+# Windows lacks them.
+O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+
+# A file in a folder of images that is larger is no image: a photograph of 200 megapixels takes
+# 40 MB as JPG and 600 MB without compression.
+MAX_BYTES = 1 << 30
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe (FIFO)"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+class NotAFileError(OSError):
+    """Something that is there, but is no file of a size that can be read; the message names it."""
 
 
 @contextlib.contextmanager
@@ -18,7 +44,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     old file stays and the temporary one is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # A name may have 255 bytes, with what is added to it here.
+    name = path.name.encode(errors="surrogateescape")[:200].decode(errors="ignore")
+    partial = path.with_name(f".{name}.{os.getpid()}.partial")
     try:
         yield partial
         with open(partial, "rb") as written:
@@ -40,13 +68,83 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def read_bytes(path: Path) -> bytes:
-    """What `path` holds; for many small files, in two thirds of `Path.read_bytes`'s time."""
-    descriptor = os.open(path, os.O_RDONLY)
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """What the file `path` holds; for many small files, in two thirds of `Path.read_bytes`'s time.
+
+    Raises:
+        NotAFileError: a folder, a pipe, a device or a socket, which might never end; or a file of
+            more than `limit` bytes.
+        OSError: it cannot be read.
+    """
+    # A pipe that nobody writes to is opened at once; on a file the flag does nothing.
+    descriptor = os.open(path, os.O_RDONLY | O_NONBLOCK | O_CLOEXEC)
     try:
-        return os.read(descriptor, os.fstat(descriptor).st_size)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotAFileError(f"{kind_of(status.st_mode)}, not a file")
+        if status.st_size > limit:
+            raise NotAFileError(f"a file of {status.st_size / 1e6:.0f} MB")
+        data = os.read(descriptor, status.st_size)
+        if len(data) == status.st_size:
+            return data
+        # Shrunk meanwhile, interrupted, or more than a system gives at once.
+        parts = [data]
+        rest = status.st_size - len(data)
+        while rest and (data := os.read(descriptor, rest)):
+            parts.append(data)
+            rest -= len(data)
+        return b"".join(parts)
     finally:
         os.close(descriptor)
+
+
+def kind_of(mode: int) -> str:
+    """What a mode of `os.stat` is, in words."""
+    return next((words for is_kind, words in _KINDS if is_kind(mode)), "a file")
+
+
+def reason_of(error: OSError) -> str:
+    """Why a file cannot be read, in a few words without its name."""
+    return (error.strerror or str(error)).lower() if error.errno else str(error)
+
+
+def file_to_write(path: Path, option: str) -> Path:
+    """Where a file that was named by `option` is to be written: `path`, links followed.
+
+    Raises:
+        InputError: its folder is none or cannot be written to, or something else than a file is
+            there, which would be replaced: a folder, a device, a pipe.
+    """
+    target = Path(os.path.realpath(path))
+    if any(
+        str(place.absolute()).startswith(("/dev/", "/proc/", "/sys/")) for place in (path, target)
+    ):
+        # Standard output may be a file today: to put another in its place is never what was meant.
+        raise InputError(f"{option} must be a file in a folder, got {_short(path)}, of the system")
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG
+    except (OSError, ValueError) as error:
+        why = reason_of(error) if isinstance(error, OSError) else str(error)
+        raise InputError(
+            f"{option} must be a file that can be written, got {_short(path)} ({why})"
+        ) from None
+    if not stat.S_ISREG(mode):
+        raise InputError(
+            f"{option} must be a file in a folder that exists, got {_short(path)}, which is "
+            f"{kind_of(mode)}"
+        )
+    if not target.parent.is_dir():
+        raise InputError(f"{option} must be a file in a folder that exists, got {_short(path)}")
+    if not os.access(target.parent, os.W_OK):
+        raise InputError(f"{option} must be in a folder that can be written to, got {_short(path)}")
+    return target
+
+
+def _short(path: Path) -> str:
+    text = str(path)
+    return repr(text if len(text) < 200 else f"{text[:100]}...{text[-60:]}")
 
 
 @contextlib.contextmanager
@@ -55,8 +153,33 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
     Raises:
         BlockingIOError: another process holds it and `wait` is false.
+        InputError: something else than a file is in its place, or the system has no such locks.
+        OSError: it cannot be made.
     """
+    if fcntl is None:
+        raise InputError("pose needs Linux or macOS, found no fcntl: on Windows use WSL")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    descriptor = _open_lock(path)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InputError(f"the lock {path} must be a plain file: remove what is there")
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    """A descriptor of the lock file. What is there is never followed, emptied or waited for."""
+    flags = os.O_CREAT | os.O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC
+    try:
+        return os.open(path, os.O_RDWR | flags, 0o666)
+    except PermissionError:
+        # Somebody else's file: it can be locked all the same.
+        return os.open(path, os.O_RDONLY | flags & ~os.O_CREAT)
+    except OSError as error:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise InputError(
+                f"the lock {path} must be a plain file: remove what is there"
+            ) from error
+        raise

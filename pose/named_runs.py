@@ -6,6 +6,7 @@ change. A recipe that should change gets a new name.
 
 import dataclasses
 import re
+from typing import Any
 
 from pose.config import Recipe
 from pose.errors import InputError, known
@@ -18,6 +19,7 @@ ORIGINAL = Recipe(
     augmentation="baseline",
     seeds=(105,),
     image_size=128,
+    exif="ignore",
     batch_size=64,
     num_epochs=300,
     patience=20,
@@ -135,7 +137,7 @@ class ResolvedRun:
         return f"{base} with " + " ".join(f"{k}={v}" for k, v in self.changes.items())
 
 
-def resolve_run(run: str | None, run_name: str | None, overrides: dict[str, object]) -> ResolvedRun:
+def resolve_run(run: str | None, run_name: str | None, overrides: dict[str, Any]) -> ResolvedRun:
     """The recipe of the named run `run` (None: of new runs) under `overrides`.
 
     Raises:

@@ -13,9 +13,9 @@ import torch
 from pose.config import Recipe, Setup
 from pose.data.folder import Dataset, read_dataset
 from pose.data.source import locate_dataset
-from pose.data.split import split_rows
+from pose.data.split import split_rows, unvalidated_classes
 from pose.device import describe, pick_device, pick_precision
-from pose.errors import InputError, known, one_line
+from pose.errors import InputError, first_few, known, one_line, printable
 from pose.named_runs import ResolvedRun
 from pose.training.augment import PRESETS
 from pose_models import build_model, check_model_name
@@ -48,7 +48,8 @@ class Plan:
         return Path(self.setup.cache_root) if self.setup.cache_root else None
 
     def check_data(self, dataset: Dataset) -> None:
-        """
+        """Refuse data that this plan cannot be carried out on.
+
         Raises:
             InputError: the data contradicts itself, cannot be split, or the model cannot be built
                 for its classes.
@@ -57,6 +58,18 @@ class Plan:
         for seed in self.recipe.seeds:
             split_rows(dataset.labels, self.recipe, seed)
         _check_model(self.recipe, dataset.classes.labels)
+
+    def warnings(self, dataset: Dataset) -> list[str]:
+        """What the split makes of rare classes, for people; all of `dataset` can be split."""
+        names = [
+            dataset.classes.labels[c] for c in unvalidated_classes(dataset.labels, self.recipe)
+        ]
+        if not names:
+            return []
+        return [
+            f"{len(names)} classes without a validation image (val_f1 says nothing about them): "
+            f"{first_few(map(printable, names))}"
+        ]
 
     def tags(self) -> dict[str, str]:
         """Of the run, its seeds and their models in MLflow."""
@@ -136,7 +149,8 @@ def check_located_data(plan: Plan) -> str:
 
 
 def _check_model(recipe: Recipe, labels: tuple[str, ...]) -> None:
-    """
+    """Build the model once, for nothing but to see that it can be built.
+
     Raises:
         InputError: the model cannot be built, or cannot take images of the recipe's size.
     """

@@ -29,7 +29,8 @@ class Predictions:
 
     def preds(self) -> np.ndarray:
         """Predicted class indices `(N,)`."""
-        return self.probs.argmax(axis=1)
+        indices: np.ndarray = self.probs.argmax(axis=1)
+        return indices
 
     def pred_labels(self) -> dict[str, str]:
         """The predicted class's label of each id."""

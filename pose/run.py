@@ -44,7 +44,7 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
             if moved:
                 display.say(f"the earlier results of {plan.run.name} are kept in {moved}")
             if record.is_continued:
-                display.say(f"continuing the run {record.run_id}")
+                display.say(f"continuing the unfinished training {record.run_id}")
             record.log_text(loaded.dataset.report(), "data_report.txt")
             results = _train_seeds(plan, loaded, record, display, stop)
             finished = [result for result in results if result.is_finished]
@@ -65,19 +65,21 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
 
 
 def _load(plan: Plan, display: Display) -> LoadedData:
-    """The data, checked: everything that can be wrong with the input is found before a run
-    exists."""
+    """The data, checked: what can be wrong with the input is found before a run exists."""
     loaded = load_data(
         find_dataset(plan.setup, display),
         plan.recipe.image_size,
         plan.cache_root,
         plan.setup.num_workers,
         display.cache_progress,
+        plan.recipe.exif == "obey",
     )
     for line in loaded.lines():
         display.say(line)
     display.say(f"device: {describe(plan.device, plan.precision)}")
     plan.check_data(loaded.dataset)
+    for line in plan.warnings(loaded.dataset):
+        display.say(f"warning: {line}")
     return loaded
 
 
@@ -160,8 +162,10 @@ def _job(plan: Plan, loaded: LoadedData, seed: int) -> SeedJob:
 
 
 def _budget(plan: Plan, record: RunRecord, finished: dict[int, SeedResult]) -> Budget | None:
-    """The time that the recipe's budget has for the seeds to come: an added seed has as much as
-    one of the first had."""
+    """The time that the recipe's budget has for the seeds to come.
+
+    An added seed has as much as one of the first had.
+    """
     share = plan.recipe.seed_seconds()
     if share is None:
         return None

@@ -1,12 +1,13 @@
 """Scores predictions against the truth of the demo's test images; nothing else reads that."""
 
-import csv
+import collections
 from pathlib import Path
 
 import numpy as np
 
 from pose import metrics
 from pose.data.classes import sorted_texts
+from pose.data.labels import read_label_rows
 from pose.errors import InputError, first_few
 
 
@@ -39,10 +40,17 @@ def score_predictions(predictions: Path, folder: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, str]:
+    """The label of each id.
+
+    Raises:
+        InputError: the file cannot be read, or has an id twice.
+    """
     if not path.is_file():
         raise InputError(f"{path} must be a file with the columns id,label, found none")
-    with open(path, newline="", encoding="utf-8") as handle:
-        reader = csv.DictReader(handle)
-        if not {"id", "label"} <= set(reader.fieldnames or []):
-            raise InputError(f"{path} must have the columns id,label, found {reader.fieldnames}")
-        return {row["id"]: row["label"] for row in reader}
+    rows = read_label_rows(path).rows
+    labels = dict(rows)
+    if len(labels) < len(rows):
+        times = collections.Counter(image_id for image_id, _ in rows)
+        twice = sorted_texts(image_id for image_id, number in times.items() if number > 1)
+        raise InputError(f"{path} must have one row per id, found twice: {first_few(twice)}")
+    return labels

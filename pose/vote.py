@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +13,15 @@ import torch
 from pose.config import VoteSetup
 from pose.data.cache import open_cache
 from pose.data.classes import sorted_texts
-from pose.data.folder import read_test_images
+from pose.data.folder import read_test_images, refuse_input
 from pose.data.source import find_dataset
 from pose.device import describe, keep_freed_memory, pick_device, pick_precision
 from pose.display import Display
 from pose.ensembling import diversity
 from pose.ensembling.held_out import score_held_out
 from pose.ensembling.members import Member, RegisteredMember, check_compatible
-from pose.errors import InputError, first_few
-from pose.files import write_text
+from pose.errors import InputError, first_few, printable
+from pose.files import file_to_write, write_text
 from pose.predictions import Predictions, read_predictions, write_predictions
 from pose.reports.notes import describe_vote, members_csv
 from pose.results import Vote
@@ -40,7 +39,7 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
         InputError: no members, members that cannot vote together, or no readable test images.
     """
     out_path = Path(setup.out_path)
-    _check_out_path(out_path)
+    written_to = file_to_write(out_path, "out_path")
     keep_freed_memory()
     how = Combination(rule=setup.voting)
     runs = setup.runs() or (tracker.newest_run_name(),)
@@ -55,7 +54,9 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
             members.append(member)
         check_compatible(members)
         data_setup = dataclasses.replace(setup, dataset=dataset)
-        tests = read_test_images(find_dataset(data_setup, display))
+        folder = find_dataset(data_setup, display)
+        refuse_input(out_path, folder, "out_path")
+        tests = read_test_images(folder, display.say)
         predictions = _predict(members, models, tests, setup, display)
         probs = np.stack([own.probs for own in predictions])
         combined = dataclasses.replace(predictions[0], probs=combine_probs(probs, how))
@@ -75,6 +76,8 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
                 score=score_held_out(members, lambda own: combine_probs(own, how)),
             )
             files = _write_files(result, combined, Path(staging) / "files")
+            # Beside what a link points at, not in place of the link.
+            write_text(written_to, files["predictions.csv"].read_text(encoding="utf-8"))
             _record(record, result, files)
             ensemble = SeedEnsemble(models, how).eval()
             tags = {"run": name, "voting": how.rule, "num_members": str(len(members))}
@@ -88,18 +91,14 @@ def combine_probs(probs: np.ndarray, how: Combination) -> np.ndarray:
     return combine(torch.from_numpy(probs), how).numpy()
 
 
-def _check_out_path(out_path: Path) -> None:
-    if out_path.is_dir() or not out_path.absolute().parent.is_dir():
-        raise InputError(f"out_path must be a file in a folder that exists, got {str(out_path)!r}")
-    if not os.access(out_path.absolute().parent, os.W_OK):
-        raise InputError(f"out_path must be in a folder that can be written, got {str(out_path)!r}")
-
-
 def _find_members(
     runs: Sequence[str], setup: VoteSetup, tracker: Tracker, display: Display
 ) -> tuple[list[RegisteredMember], str | None]:
-    """The members of all runs, and the data folder: the one that was named, else the one that
-    the first run was trained on, where it is still there."""
+    """The members of all runs, and the data folder.
+
+    The folder is the one that was named, else the one that the first run was trained on, where it
+    is still there.
+    """
     members: list[RegisteredMember] = []
     dataset = setup.dataset
     for run in runs:
@@ -149,19 +148,18 @@ def _predict(
     setup: VoteSetup,
     display: Display,
 ) -> list[Predictions]:
-    """Each member's predictions of the test images, each image decoded once per size."""
+    """Each member's predictions of the test images, each image decoded once per decoding."""
     device = pick_device(setup.device)
     precision = pick_precision(setup.precision, device)
     display.say(f"device: {describe(device, precision)}")
-    sizes = sorted({member.card.image_size for member in members})
-    images, rows = _decode(tests, sizes, setup, display)
+    images, rows = _decode(tests, sorted(set(map(_decoding, members))), setup, display)
     ids = tuple(tests)
     predictions = []
     for member, model in zip(members, models, strict=True):
-        fast = for_inference(model).to(device, memory_format=torch.channels_last)
+        fast = for_inference(model).to(device).to(memory_format=torch.channels_last)
         logits = predict_logits(
             fast,
-            images[member.card.image_size],
+            images[_decoding(member)],
             rows,
             precision,
             progress=display.predict_progress,
@@ -176,26 +174,39 @@ def _predict(
     return predictions
 
 
+def _decoding(member: Member) -> tuple[int, bool]:
+    """The size that a member sees, and whether photographs are turned for it as they ask for."""
+    return member.card.image_size, member.card.recipe.get("exif", "ignore") == "obey"
+
+
 def _decode(
-    tests: dict[str, Path], sizes: Sequence[int], setup: VoteSetup, display: Display
-) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-    """The test images at each size `(N, 3, size, size)`, and the rows that can be read."""
+    tests: dict[str, Path],
+    decodings: Sequence[tuple[int, bool]],
+    setup: VoteSetup,
+    display: Display,
+) -> tuple[dict[tuple[int, bool], torch.Tensor], torch.Tensor]:
+    """The test images `(N, 3, size, size)` of each decoding, and the rows that can be read."""
     files = list(tests.values())
     cache_root = Path(setup.cache_root) if setup.cache_root else None
-    images: dict[int, torch.Tensor] = {}
+    images: dict[tuple[int, bool], torch.Tensor] = {}
     bad: dict[int, str] = {}
-    for size in sizes:
+    for size, obey_exif in decodings:
         cache = open_cache(
             files,
             size,
             cache_root=cache_root,
             num_workers=setup.num_workers,
             progress=display.cache_progress,
+            obey_exif=obey_exif,
         )
-        images[size] = cache.images
+        for note in cache.notes:
+            display.say(f"warning: {note}")
+        images[size, obey_exif] = cache.images
         bad |= cache.bad
     if bad:
-        named = first_few(f"{files[row].name} ({why})" for row, why in sorted(bad.items()))
+        named = first_few(
+            f"{printable(files[row].name)} ({why})" for row, why in sorted(bad.items())
+        )
         if not setup.skip_bad_images:
             raise InputError(
                 f"test images must all be readable, found {len(bad)} that are not: "
@@ -209,7 +220,7 @@ def _decode(
 
 
 def _write_files(result: Vote, combined: Predictions, folder: Path) -> dict[str, Path]:
-    """Write `out_path`, and the files of the record by name."""
+    """Write the files of the record, by name."""
     text = predictions_csv(combined)
     files = {
         name: folder / name for name in ("predictions.csv", "members.csv", "ensemble_probs.csv")
@@ -217,7 +228,6 @@ def _write_files(result: Vote, combined: Predictions, folder: Path) -> dict[str,
     write_text(files["predictions.csv"], text)
     write_text(files["members.csv"], members_csv(result))
     write_predictions(files["ensemble_probs.csv"], combined)
-    write_text(result.out_path, text)
     return files
 
 

@@ -24,4 +24,5 @@ class ImageClassifier(nn.Module):
         Args:
             images: `(N, 3, H, W)`, uint8 in 0..255 or floating point in 0..1, any H and W.
         """
-        return self.network(self.preprocess(images)).float()
+        logits: Tensor = self.network(self.preprocess(images))
+        return logits.float()

@@ -19,6 +19,7 @@ class Conv2d(nn.Conv2d):
         # Weights stay as they are: their gradients then are ordinary tensors.
         weight = self.weight.to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
+        assert not isinstance(self.padding, str)
         return torch.mkldnn_convolution(
             x, weight, bias, self.padding, self.stride, self.dilation, self.groups
         )
@@ -39,8 +40,8 @@ def from_onednn(x: Tensor) -> Tensor:
 
 def is_supported(dtype: torch.dtype) -> bool:
     """Whether oneDNN computes in this type here."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return dtype == torch.float32

@@ -45,7 +45,8 @@ class PoseNet(nn.Module):
 
     def forward(self, channels: Tensor) -> Tensor:
         """`(N, in_channels, H, W)` to logits `(N, num_classes)`."""
-        return self.head(self.stages(self.stem(channels)).mean(dim=(2, 3)))
+        logits: Tensor = self.head(self.stages(self.stem(channels)).mean(dim=(2, 3)))
+        return logits
 
 
 def _conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:

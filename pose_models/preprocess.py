@@ -1,5 +1,7 @@
 """From raw RGB images to the channels that a network sees."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,6 +38,9 @@ class Preprocess(nn.Module):
         high_pass: append a fourth channel. Its mean and standard deviation are those of the
             published competition data until `fit_high_pass` replaces them.
     """
+
+    mean: Tensor  # (1, num_channels, 1, 1)
+    std: Tensor
 
     def __init__(self, image_size: int, *, high_pass: bool = False) -> None:
         super().__init__()
@@ -83,7 +88,7 @@ class Preprocess(nn.Module):
         return torch.cat([rgb, high_pass(rgb)], dim=1)
 
     @torch.no_grad()
-    def fit_high_pass(self, batches) -> None:
+    def fit_high_pass(self, batches: Iterable[Tensor]) -> None:
         """Set the high-pass channel's mean and standard deviation from batches of images."""
         count, total, total_of_squares = 0, 0.0, 0.0
         for images in batches:

@@ -53,4 +53,5 @@ class SimpleCNN(nn.Module):
         if self.training or self.predicts_in_onednn:
             channels = to_onednn(channels)
         features = from_onednn(self.features(channels))
-        return self.classifier(features.mean(dim=(2, 3)))
+        logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
+        return logits

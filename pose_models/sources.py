@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from types import ModuleType
 
 from torch import nn
 
@@ -46,7 +47,8 @@ MODELS: dict[str, ModelEntry] = {
 
 
 def check_model_name(name: str) -> None:
-    """
+    """Refuse an unknown name.
+
     Raises:
         ValueError: no model has this name; the message lists those that there are.
     """
@@ -69,7 +71,7 @@ def build_model(
     """A new model with random weights from torch's global generator.
 
     Args:
-        labels: one a class, in the order of the logits.
+        labels: one per class, in the order of the logits.
         image_size: height and width that the network sees.
         pretrained: start from torchvision's ImageNet weights (`torchvision/` models only).
 
@@ -90,8 +92,9 @@ def build_model(
     return ImageClassifier(preprocess, network, tuple(labels))
 
 
-def _torchvision_classifiers(torchvision_models) -> list[str]:
-    return torchvision_models.list_models(module=torchvision_models)
+def _torchvision_classifiers(torchvision_models: ModuleType) -> list[str]:
+    names: list[str] = torchvision_models.list_models(module=torchvision_models)
+    return names
 
 
 def _build_torchvision(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
@@ -103,7 +106,10 @@ def _build_torchvision(name: str, num_classes: int, image_size: int, pretrained:
         # Their auxiliary heads return tuples in training mode.
         extra = {"aux_logits": False, "init_weights": True}
     if not pretrained:
-        return torchvision_models.get_model(name, weights=None, num_classes=num_classes, **extra)
+        plain: nn.Module = torchvision_models.get_model(
+            name, weights=None, num_classes=num_classes, **extra
+        )
+        return plain
     if extra and "aux_logits" in extra:
         extra = {"aux_logits": True}
     try:
@@ -116,12 +122,11 @@ def _build_torchvision(name: str, num_classes: int, image_size: int, pretrained:
     if "aux_logits" in extra:
         network.aux_logits = False
         network.AuxLogits = network.aux1 = network.aux2 = None
-    _replace_head(network, num_classes)
-    return network
+    return _replace_head(network, num_classes)
 
 
-def _replace_head(network: nn.Module, num_classes: int) -> None:
-    """Put a new last layer in place of the one for ImageNet's 1,000 classes."""
+def _replace_head(network: nn.Module, num_classes: int) -> nn.Module:
+    """`network` with a new last layer in place of the one for ImageNet's 1,000 classes."""
     found = [
         (module_name, module)
         for module_name, module in network.named_modules()
@@ -130,8 +135,11 @@ def _replace_head(network: nn.Module, num_classes: int) -> None:
     ]
     module_name, head = found[-1]
     parent = network.get_submodule(module_name.rpartition(".")[0])
+    new: nn.Module
     if isinstance(head, nn.Linear):
         new = nn.Linear(head.in_features, num_classes)
     else:
-        new = nn.Conv2d(head.in_channels, num_classes, head.kernel_size)
+        height, width = head.kernel_size
+        new = nn.Conv2d(head.in_channels, num_classes, (height, width))
     setattr(parent, module_name.rpartition(".")[2], new)
+    return network

@@ -29,35 +29,46 @@ class Project:
                 shutil.copy(ROOT / part, folder)
         self.store = f"sqlite:///{folder / 'mlflow.db'}"
 
+    @classmethod
+    def at(cls, folder: Path) -> "Project":
+        """The project that is in `folder` already."""
+        project = cls.__new__(cls)
+        project.folder = folder
+        project.store = f"sqlite:///{folder / 'mlflow.db'}"
+        return project
+
     def _environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_RUN")}
         kept.pop("MLFLOW_TRACKING_URI", None)
         return {**kept, "PATH": path}
 
-    def start(self, *command: str) -> subprocess.Popen:
-        """Start a command in the project's folder."""
+    def start(self, *command: str, **environment: str) -> subprocess.Popen:
+        """Start a command in the project's folder, with `environment` besides."""
         return subprocess.Popen(
             command,
             cwd=self.folder,
-            env=self._environment(),
+            env={**self._environment(), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, *command: str, code: int = 0) -> str:
+    def run(self, *command: str, code: int = 0, **environment: str) -> str:
         """Run a command to its end; its standard output."""
-        process = self.start(*command)
+        process = self.start(*command, **environment)
         out, err = process.communicate(timeout=300)
         assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
         return out if code == 0 else out + err
 
     def mlflow_run(self, entry_point: str, **parameters: object) -> str:
+        """Run `mlflow run . -e entry_point -P ...` to its end; its standard output."""
+        return self.run(*self.mlflow_command(entry_point, **parameters))
+
+    def mlflow_command(self, entry_point: str, **parameters: object) -> list[str]:
         """`mlflow run . -e entry_point -P ...` in this environment."""
         pairs = [part for k, v in parameters.items() for part in ("-P", f"{k}={v}")]
-        command = ("mlflow", "run", ".", "-e", entry_point, "--env-manager", "local", *pairs)
-        return self.run(*command)
+        return ["mlflow", "run", ".", "-e", entry_point, "--env-manager", "local", *pairs]
 
     def train_command(self, **options: object) -> list[str]:
         """`python -m entrypoints.train --...`."""
@@ -75,7 +86,7 @@ class Project:
         return self.client().search_runs(["0"], text, order_by=["attributes.start_time ASC"])
 
     def children(self, parent: Run) -> list[Run]:
-        """The seeds of a training, oldest first."""
+        """The seeds of a run, oldest first."""
         return self.runs("seed", parent_run_id=parent.info.run_id)
 
     def history(self, run: str, seed: int) -> list[dict[str, str]]:
@@ -87,7 +98,7 @@ class Project:
             return list(csv.DictReader(handle))
 
     def wait_for_epochs(self, process: subprocess.Popen, run: str, seed: int, count: int) -> None:
-        """Wait until a training in the background has completed epochs."""
+        """Wait until a run in the background has completed epochs."""
         deadline = time.monotonic() + 120
         while len(self.history(run, seed)) < count:
             assert process.poll() is None, "".join(process.communicate())

@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pose.data.cache import default_cache_root, open_cache
 from pose.errors import InputError
 from pose_models.decode import read_image
 
-pytestmark = pytest.mark.filterwarnings("error")
 PROJECT = Path(__file__).parents[1]
 
 
@@ -211,6 +213,138 @@ def test_two_processes_at_once_build_one_cache(files, tmp_path):
     expected = sum(int(read_image(path.read_bytes(), 12).sum()) for path in files)
     assert done.stdout == f"[(False, {expected}), (True, {expected})]\n", done.stderr
     assert len(list((tmp_path / "cache").glob("*/index.json"))) == 1
+
+
+def built(files, root: Path) -> Path:
+    """The folder of the cache of `files`, on disk."""
+    open_cache(files, 12, cache_root=root)
+    open_cache(files, 12, cache_root=root)
+    (folder,) = (path for path in root.iterdir() if path.is_dir())
+    return folder
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def make_another(text: str):
+    return lambda path: path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "why"),
+    [
+        ("images.u8", cut, "images.u8 has 15120 bytes instead of 30240"),
+        ("images.u8", lambda path: os.truncate(path, 0), "images.u8 has 0 bytes"),
+        ("images.u8", Path.unlink, "images.u8: no such file"),
+        ("images.u8", flip_a_bit, "the pixels of .*jpg are damaged"),
+        ("index.json", cut, "index.json cannot be read"),
+        ("index.json", make_another(""), "index.json cannot be read"),
+        ("index.json", make_another("[]"), "index.json is damaged"),
+        ("index.json", make_another('{"digests": [], "bad": {}}'), "index.json is damaged"),
+        ("index.json", make_another("\x00" * 99), "index.json cannot be read"),
+    ],
+)
+def test_damaged_cache_is_built_again_and_said(files, tmp_path, name, harm, why):
+    root = tmp_path / "cache"
+    folder = built(files, root)
+    harm(folder / name)
+    told = []
+    cache = open_cache(files, 12, cache_root=root, progress=lambda *pair: told.append(pair))
+    assert told, "it was not built anew"
+    (note,) = cache.notes
+    assert re.search(f"are made anew: {why}", note)
+    assert np.array_equal(cache.images[-1], read_image(files[-1].read_bytes(), 12))
+    assert open_cache(files, 12, cache_root=root).notes == ()
+
+
+def test_image_that_was_exchanged_behind_size_and_time_is_seen(files, tmp_path):
+    # More files than are sampled, and the one that none of them is.
+    many = files + [path.with_name(f"{n}_{path.name}") for n in range(2) for path in files]
+    for path in many[len(files) :]:
+        path.write_bytes(files[0].read_bytes())
+    root = tmp_path / "cache"
+    built(many, root)
+    status = many[1].stat()
+    data = bytearray(many[1].read_bytes())
+    data[-2:] = b"\0\0"
+    many[1].write_bytes(data)
+    os.utime(many[1], ns=(status.st_atime_ns, status.st_mtime_ns))
+    (note,) = open_cache(many, 12, cache_root=root).notes
+    assert f"{many[1].name} has other bytes than when it was decoded" in note
+
+
+def test_other_rights_on_the_same_bytes_build_nothing(files, tmp_path):
+    built(files, tmp_path / "cache")
+    for path in files:
+        path.chmod(0o600)
+    assert open_cache(files, 12, cache_root=tmp_path / "cache").notes == ()
+
+
+def test_orientation_is_part_of_the_key(files, tmp_path):
+    image = Image.open(files[0])
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    image.save(files[0], exif=exif, quality=95)
+    seen = open_cache(files, 16, cache_root=tmp_path / "cache").images
+    stored = open_cache(files, 16, cache_root=tmp_path / "cache", obey_exif=False).images
+    assert torch.equal(seen[0], stored[0].flip(1, 2))
+    assert torch.equal(seen[1:], stored[1:])
+
+
+def test_disk_without_room_is_said_before_anything_is_written(files, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(InputError, match=r"must have room for 0.0 GB .*\(disk full\)"):
+        open_cache(files, 12, cache_root=tmp_path / "cache")
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("failing", ["posix_fallocate", "pwrite"])
+def test_disk_that_fills_up_leaves_nothing(files, tmp_path, monkeypatch, failing):
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, failing, fail)
+    with pytest.raises(InputError, match="disk full"):
+        open_cache(files, 12, cache_root=tmp_path / "cache")
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_system_without_fallocate_builds_the_same(files, tmp_path, monkeypatch):
+    expected = open_cache(files, 12, cache_root=tmp_path / "one").images
+    monkeypatch.delattr(os, "posix_fallocate")
+    assert torch.equal(open_cache(files, 12, cache_root=tmp_path / "two").images, expected)
+
+
+def test_pipe_device_and_folder_are_bad_files_and_nothing_waits(files, tmp_path):
+    kinds = {3: "a pipe (FIFO), not a file", 4: "a device, not a file", 5: "a folder, not a file"}
+    for row in kinds:
+        files[row].unlink()
+    os.mkfifo(files[3])
+    files[4].symlink_to("/dev/zero")
+    files[5].mkdir()
+    assert open_cache(files, 12, cache_root=tmp_path / "cache").bad == kinds
+
+
+def test_link_in_the_place_of_a_lock_is_refused_and_its_target_kept(files, tmp_path):
+    root = tmp_path / "cache"
+    folder = built(files, root)
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    shutil.rmtree(folder)
+    lock = root / f"{folder.name}.lock"
+    lock.unlink()
+    lock.symlink_to(precious)
+    with pytest.raises(InputError, match="must be a plain file: remove what is there"):
+        open_cache(files, 12, cache_root=root)
+    assert precious.read_text() == "precious"
 
 
 def test_root_that_is_no_folder_is_an_error(files, tmp_path):

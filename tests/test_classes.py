@@ -2,10 +2,13 @@
 
 import pytest
 
-from pose.data.classes import NEVER_FLIPPED, read_classes, sorted_texts
+from pose.data.classes import NEVER_FLIPPED, sorted_texts
+from pose.data.classes import read_classes as read_classes_and_slips
 from pose.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("error")
+
+def read_classes(labels, path):
+    return read_classes_and_slips(labels, path)[0]
 
 
 def write(folder, text: str):
@@ -68,12 +71,17 @@ def test_short_row_has_no_mirror(tmp_path):
     ("text", "message"),
     [
         ("label,name,mirror\na,,a\n", "must have a row for every label, found none for b"),
-        ("label,name,mirror\na,,a\nb,,b\na,,a\n", "one row a label, found a twice"),
+        ("label,name,mirror\na,,a\nb,,b\na,,a\n", "one row per label, found a twice (row 4)"),
         ("label,name,mirror\na,,b\nb,,b\n", "a has the mirror b, whose mirror is b"),
         ("label,name,mirror\na,,b\nb,,\n", "a has the mirror b, whose mirror is empty"),
         ("label,name,mirror\na,,z\nb,,b\n", "mirror of a must be one of a, b, got 'z'"),
         ("name,mirror\na,a\nb,b\n", "must have the columns label,name,mirror, found name,mirror"),
         ("", "must have the columns label,name,mirror, found "),
+        ("label,label\na,b\nb,a\n", "must have one column label, found 2: label,label"),
+        ("label,name\na,x,a\nb,y\n", "must have 2 columns in every row, found 3 in row 2"),
+        ("label,name\na,x\n,y\nb,z\n", "must have a label in every row, found none in row 3"),
+        ("label;name\na;x\nb;y\n", "must have commas between its columns, found semicolons"),
+        ('label,name\na,"x\nb,y\n', "found in row 2: a quote that is never closed"),
     ],
 )
 def test_file_that_cannot_be_right_is_an_error(tmp_path, text, message):
@@ -94,3 +102,27 @@ def test_file_that_cannot_be_right_is_an_error(tmp_path, text, message):
 )
 def test_texts_are_sorted_by_value_only_where_all_are_whole_numbers(texts, ordered):
     assert sorted_texts(texts) == ordered
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "utf-16", "utf-32"])
+def test_other_encodings_are_named(tmp_path, encoding):
+    path = tmp_path / "classes.csv"
+    path.write_bytes("label,name\na,Планка\nb,Стойка\n".encode(encoding))
+    with pytest.raises(InputError, match="must be a CSV file in UTF-8, found"):
+        read_classes({"a", "b"}, path)
+
+
+def test_link_to_nowhere_is_no_missing_file(tmp_path):
+    (tmp_path / "classes.csv").symlink_to("nowhere.csv")
+    with pytest.raises(InputError, match="no such file"):
+        read_classes({"a", "b"}, tmp_path / "classes.csv")
+
+
+def test_likely_slips_are_named(tmp_path):
+    path = write(tmp_path, "label,name,flip\na,Plank,a\nb,Plank,\nc,Tree,c\n")
+    _, slips = read_classes_and_slips({"a", "b", "c"}, path)
+    assert [slip.line() for slip in slips] == [
+        "1 columns of classes.csv that mean nothing (ignored; known are label, name, mirror): flip",
+        "1 names in classes.csv that several labels have (they stay classes of their own): "
+        "Plank: a, b",
+    ]

@@ -7,7 +7,6 @@ import pytest
 from pose.config import Recipe, Setup
 from pose.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("error")
 NAN, INFINITY = float("nan"), float("inf")
 
 REFUSED = [

@@ -16,8 +16,8 @@ import yaml
 
 from entrypoints.options import NOT_GIVEN
 from pose.config import DataSetup, DemoSetup, Recipe, ScoreSetup, Setup, VoteSetup
+from pose.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("error")
 PROJECT = Path(__file__).parents[1]
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))
 ENTRY_POINTS = MLPROJECT["entry_points"]
@@ -52,10 +52,10 @@ def test_declared_parameter_is_forwarded_to_an_option_with_the_same_default(entr
     option = options_of(entry)[name]
     declared = ENTRY_POINTS[entry]["parameters"][name]["default"]
     assert isinstance(declared, str), "YAML made a number of it"
-    # An empty text is what mlflow run passes on for a parameter without a default.
+    # The word for no value; an empty text would be a shell's unset variable as well.
     fields = {f.name: f for part in SETTINGS[entry] for f in dataclasses.fields(part)}
     default = fields[name].default if name in fields else option.default
-    assert declared == ("" if default in (None, NOT_GIVEN) else default)
+    assert declared == ("none" if default in (None, NOT_GIVEN) else default)
 
 
 @pytest.mark.parametrize("entry", ENTRY_POINTS)
@@ -115,13 +115,21 @@ def test_every_setting_is_an_option_that_shows_its_default(entry, field):
         ("learning_rate", "1e-3", 0.001),
         ("pretrained", "True", True),
         ("pretrained", "no", False),
-        ("num_epochs", "", NOT_GIVEN),
-        ("run_name", "", NOT_GIVEN),
+        ("run_name", "none", None),
+        ("run", "none", None),
     ],
 )
 def test_texts_of_a_command_line_become_values(option, text, value):
     option = options_of("train")[option]
     assert option.type.convert(text, option, None) == value
+
+
+@pytest.mark.parametrize("name", ["run", "num_epochs", "dry_run", "run_name", "seeds"])
+def test_an_empty_value_is_refused(name):
+    option = options_of("train")[name]
+    for text in ("", "  "):
+        with pytest.raises(InputError, match=f"{name} must not be empty"):
+            option.type.convert(text, option, None)
 
 
 # Starting

@@ -13,15 +13,15 @@ from pose.data.cache import open_cache
 from pose.data.folder import (
     check_images,
     dataset_digest,
-    list_images,
     read_dataset,
     read_test_images,
+    refuse_input,
 )
+from pose.data.labels import look_alikes
+from pose.data.listing import list_images
 from pose.data.source import draw_demo, find_dataset
 from pose.display import NoDisplay
 from pose.errors import InputError
-
-pytestmark = pytest.mark.filterwarnings("error")
 
 
 def image_bytes(format: str = "JPEG", color=(200, 30, 30), size: int = 16) -> bytes:
@@ -192,12 +192,210 @@ def test_an_id_may_hold_a_dot(tmp_path):
     assert dataset.ids == ("v1.5", "v1.6")
 
 
-def test_four_suffixes_are_read_and_others_are_not(tmp_path):
-    names = ("1.jpg", "2.jpeg", "3.png", "4.webp", "5.PNG", "6.gif", "7.txt", ".8.jpg")
-    table = "id,label\n" + "".join(f"{i},{i % 2}\n" for i in range(1, 9))
-    dataset = read_dataset(write_folder(tmp_path, table, names))
-    assert dataset.ids == ("1", "2", "3", "4", "5")
-    assert items_of(dataset, "rows without an image") == ("6", "7", "8")
+def test_known_suffixes_are_read_and_other_files_are_named(tmp_path):
+    names = ("1.jpg", "2.jpeg", "3.png", "4.webp", "5.PNG", "6.gif", "7.jfif", "8.tiff", "9.bmp",
+             "10.txt", ".11.jpg")  # fmt: skip
+    table = "id,label\n" + "".join(f"{i},{i % 2}\n" for i in range(1, 12))
+    dataset = read_dataset(write_folder(tmp_path, table, names, ("1.jpg", "2.svg")))
+    assert dataset.ids == tuple("123456789")
+    assert items_of(dataset, "rows without an image") == ("10", "11")
+    assert items_of(dataset, "files in train_images/ that are no images") == ("10.txt",)
+    assert items_of(dataset, "files in test_images/ that are no images") == ("2.svg",)
+    told = []
+    assert list(read_test_images(tmp_path, told.append)) == ["1"]
+    assert len(told) == 1 and "2.svg" in told[0]
+
+
+def test_a_photo_in_heic_is_an_image_that_cannot_be_read(tmp_path):
+    folder = write_folder(tmp_path, "1,a\n2,b\n3,a\n", ("1.jpg", "2.jpg", "3.heic"), ("7.heic",))
+    for part, name in (("train_images", "3.heic"), ("test_images", "7.heic")):
+        (folder / part / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    dataset = check_images(read_dataset(folder))
+    words = "HEIC is not read: convert it to JPG"
+    assert items_of(dataset, "labelled images that cannot be read") == (f"3.heic ({words})",)
+    assert items_of(dataset, "test images that cannot be read") == (f"7.heic ({words})",)
+
+
+def test_a_photo_that_was_converted_may_stay_beside(tmp_path):
+    folder = write_folder(tmp_path, "1,a\n2,b\n", ("1.jpg", "1.heic", "2.jpg"))
+    dataset = read_dataset(folder)
+    dataset.raise_if_fatal()
+    assert [path.name for path in dataset.files] == ["1.jpg", "2.jpg"]
+    assert items_of(dataset, "files in train_images/ that are no images") == ("1.heic",)
+
+
+# Folders in the folder of images
+
+
+def write_nested(folder: Path, table: str, names) -> Path:
+    write_folder(folder, table, tests=["5.jpg"])
+    for name in names:
+        path = folder / "train_images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(IMAGE)
+    return folder
+
+
+def test_folders_are_part_of_ids(tmp_path):
+    names = ("day1/1.jpg", "day2/1.jpg", "day2/late/3.jpg", "1.jpg")
+    table = "id,label\nday1/1.jpg,a\nday2/1,b\nday2\\late\\3.jpg,a\n1,b\n"
+    dataset = read_dataset(write_nested(tmp_path, table, names))
+    assert labels_by_id(dataset) == {"day1/1": "a", "day2/1": "b", "day2/late/3": "a", "1": "b"}
+    assert dataset.problems == ()
+    assert "labelled images: 4, 3 of them in folders: day1/, day2/, day2/late/" in dataset.report()
+
+
+def test_an_id_with_a_folder_is_never_a_file_elsewhere(tmp_path):
+    table = "id,label\n1.jpg,a\n2.jpg,b\ncamera_b/3.jpg,b\n"
+    dataset = read_dataset(write_folder(tmp_path, table, jpgs(1, 2, 3)))
+    assert labels_by_id(dataset) == {"1": "a", "2": "b"}
+    assert items_of(dataset, "rows without an image") == ("camera_b/3",)
+    assert items_of(dataset, "images without a row") == ("3",)
+
+
+@pytest.mark.parametrize("prefix", ["train_images/", "./train_images/", "train_images\\", "./"])
+def test_the_name_of_the_folder_itself_is_no_part_of_ids(tmp_path, prefix):
+    table = f"id,label\n{prefix}1.jpg,a\n{prefix}2.jpg,b\n"
+    assert read_dataset(write_folder(tmp_path, table, jpgs(1, 2))).ids == ("1", "2")
+
+
+def test_images_a_folder_too_deep_are_found_and_said(tmp_path):
+    folder = write_nested(
+        tmp_path, "id,label\n1,a\n2,b\n", ("train_images/1.jpg", "train_images/2.jpg")
+    )
+    assert "train_images/train_images/ has such names: move its images up" in error_of(folder)
+
+
+def test_hidden_things_and_links_to_folders_are_left_alone(tmp_path):
+    folder = write_nested(
+        tmp_path, "1,a\n2,b\n", ("1.jpg", "2.jpg", ".hidden/1.jpg", "._1.jpg", "9.jpg/1.jpg")
+    )
+    (folder / "train_images" / "loop").symlink_to(folder / "train_images")
+    dataset = read_dataset(folder)
+    assert dataset.ids == ("1", "2")
+    assert items_of(dataset, "files in train_images/ that are no images") == (
+        "9.jpg (a folder)",
+        "loop (a link to a folder: not followed)",
+    )
+
+
+def test_a_file_is_found_by_its_whole_name_first(tmp_path):
+    table = "id,label\n1.jpg,a\n1.jpg.jpg,b\n2,a\n"
+    folder = write_folder(tmp_path, table, ("1.jpg", "1.jpg.jpg", "2.jpg"))
+    assert labels_by_id(read_dataset(folder)) == {"1": "a", "1.jpg": "b", "2": "a"}
+
+
+def test_a_name_that_is_not_utf8_is_named(tmp_path):
+    folder = write_folder(tmp_path, "1,a\n2,b\n", jpgs(1, 2))
+    (folder / "train_images" / "\udcff3.jpg").write_bytes(IMAGE)
+    (folder / "train_images" / "4\n.txt").write_bytes(IMAGE)
+    dataset = read_dataset(folder)
+    assert items_of(dataset, "files in train_images/ that are no images") == (
+        "4\\n.txt",
+        "\\udcff3.jpg (a name that is not UTF-8)",
+    )
+    dataset.report().encode()
+
+
+# Columns
+
+
+@pytest.mark.parametrize("header", ["target,id", "label,file", "LABEL,x"])
+def test_one_named_column_of_two_is_enough(tmp_path, header):
+    table = f"{header}\na,1\nb,2\nc,3\n"
+    dataset = read_dataset(write_folder(tmp_path, table, jpgs(1, 2, 3)))
+    assert labels_by_id(dataset) == {"1": "a", "2": "b", "3": "c"}
+
+
+def test_two_columns_of_one_name_are_an_error(tmp_path):
+    folder = write_folder(tmp_path, "id,label,label\n1,a,b\n2,b,a\n", jpgs(1, 2))
+    assert "must have one column label, found 2: id,label,label" in error_of(folder)
+
+
+def test_what_is_taken_for_a_header_is_said(tmp_path):
+    dataset = read_dataset(write_folder(tmp_path, "1,only\n2,a\n3,b\n", jpgs(2, 3)))
+    assert items_of(dataset, "row taken for names of columns") == ("1,only",)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('id,label\n1,"a\n2,b\n3,a\n', "found in row 2: a quote that is never closed"),
+        ('id,label\n1,"a\n2,b"\n3,a\n', "found a quote in row 2 that is closed in row 3"),
+        ('id,label\n\n1,"a\n2,"b"\n', "found in row 3: a quote within a cell"),
+        ("id;label\n1;a\n2;b\n", "must have commas between its columns, found semicolons"),
+        ("1;0,5\n2;1,5\n", "must have commas between its columns, found semicolons"),
+        ("id\tlabel\n1\ta\n2\tb\n", "must have commas between its columns, found tabs"),
+        ("sep=;\nid;label\n1;a\n", "must have commas between its columns, found semicolons"),
+        ("id,label\n\n\n1,a,x\n2,b\n", "must have 2 columns in every row, found 3 in row 4"),
+        ("id,label\n1,a\n2,\0b\n", "found a NUL byte in row 3"),
+        ("id,label\n1," + "a" * 200_000, "found in row 2: a cell of more than"),
+        ("id,label\n", "found the header alone"),
+    ],
+)
+def test_a_table_that_cannot_be_right_is_an_error_with_its_row(tmp_path, table, message):
+    assert message in error_of(write_folder(tmp_path, table, jpgs(1, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "found"),
+    [
+        ("utf-16", "found UTF-16"),
+        ("utf-32", "found UTF-32"),
+        ("utf-16-le", "found a NUL byte in row 1"),
+        ("cp1251", "found the byte 0xcf in row 2"),
+    ],
+)
+def test_other_encodings_are_named(tmp_path, encoding, found):
+    table = "id,label\n1,Планка\n2,b\n".encode(encoding)
+    if encoding == "utf-16-le":
+        table = "id,label\n1,a\n2,b\n".encode(encoding)
+    assert found in error_of(write_folder(tmp_path, table, jpgs(1, 2)))
+
+
+def test_excels_line_about_the_separator_is_no_row(tmp_path):
+    dataset = read_dataset(write_folder(tmp_path, "sep=,\nid,label\n1,a\n2,b\n", jpgs(1, 2)))
+    assert labels_by_id(dataset) == {"1": "a", "2": "b"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"),
+    [
+        (("0", "0.0"), "'0' and '0.0'"),
+        (("A", "a"), "'A' and 'a'"),
+        (("a b", "a  b"), "'a  b' and 'a b'"),
+        (("a b", "a\xa0b"), "'a b' and 'a\\xa0b'"),
+        (("cat", "cat\u200b"), "'cat' and 'cat\\u200b'"),
+        (("cat", "c\u0430t"), "'cat' and 'c\u0430t' (c\\u0430t)"),
+        (("a_b", "a b"), "'a b' and 'a_b'"),
+        (("01", "1"), "'01' and '1'"),
+    ],
+)
+def test_labels_that_look_alike_are_shown(tmp_path, labels, shown):
+    assert look_alikes([*labels, "other"]) == [shown]
+    table = f"id,label\n1,{labels[0]}\n2,{labels[1]}\n3,other\n"
+    dataset = read_dataset(write_folder(tmp_path, table, jpgs(1, 2, 3)))
+    assert items_of(dataset, "groups of labels that look alike")
+    assert len(dataset.classes) == 3
+
+
+def test_labels_that_differ_do_not_look_alike():
+    assert look_alikes(["0", "1", "10", "-1", "a", "b", "left", "right", "1.5", "15"]) == []
+
+
+# Outputs
+
+
+def test_an_output_never_replaces_an_input(tmp_path):
+    folder = write_folder(tmp_path / "data", "1,a\n2,b\n", jpgs(1, 2), jpgs(7))
+    (tmp_path / "link").symlink_to(folder / "train_solution.csv")
+    hard = tmp_path / "hard"
+    hard.hardlink_to(folder / "train_solution.csv")
+    names = ("train_solution.csv", "classes.csv", "train_images/3.jpg", "test_images/7.jpg")
+    for path in (*(folder / name for name in names), tmp_path / "link", hard):
+        with pytest.raises(InputError, match="out_path must not replace what lies in the data"):
+            refuse_input(path, folder, "out_path")
+    refuse_input(folder / "predictions.csv", folder, "out_path")
 
 
 # Defects
@@ -258,7 +456,7 @@ def test_class_with_a_single_image_is_named(tmp_path):
 
 def test_one_class_is_an_error(tmp_path):
     folder = write_folder(tmp_path, "1,a\n2,a\n", jpgs(1, 2))
-    assert "at least two classes, found 2 labelled images of 1 classes" in error_of(folder)
+    assert "at least two classes, found 2 labelled images of 1 class" in error_of(folder)
 
 
 def test_no_row_with_an_image_is_an_error_that_says_why(tmp_path):
@@ -450,10 +648,13 @@ def test_digest_is_that_of_the_content_wherever_it_lies(stripes, tmp_path):
     assert digest_of(copy, tmp_path / "cache") != digest, "a byte is"
 
 
-def test_files_are_listed_by_stem_with_all_their_suffixes(tmp_path):
+def test_files_are_listed_by_id_with_all_their_suffixes(tmp_path):
     for name in ("b.jpg", "a.PNG", "a.jpeg", ".a.jpg", "c.txt", "d.webp"):
         (tmp_path / name).touch()
     (tmp_path / "deeper").mkdir()
     (tmp_path / "deeper" / "e.jpg").touch()
-    found = {stem: [path.name for path in paths] for stem, paths in list_images(tmp_path).items()}
-    assert found == {"a": ["a.PNG", "a.jpeg"], "b": ["b.jpg"], "d": ["d.webp"]}
+    listing = list_images(tmp_path)
+    found = {image_id: [path.name for path in paths] for image_id, paths in listing.images.items()}
+    assert found == {"a": ["a.PNG", "a.jpeg"], "b": ["b.jpg"], "d": ["d.webp"],
+                     "deeper/e": ["e.jpg"]}  # fmt: skip
+    assert listing.odd == ("c.txt",)

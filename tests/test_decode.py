@@ -1,14 +1,13 @@
 """Every kind of image file gives RGB of the wanted size, and no damaged one gives anything."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, features
 
-from pose_models.decode import BadImageError, read_image
-
-pytestmark = pytest.mark.filterwarnings("error")
+from pose_models.decode import FORMATS, MAX_PIXELS, BadImageError, orientation_of, read_image
 
 
 def encode(image: Image.Image, format: str, **options) -> bytes:
@@ -95,13 +94,48 @@ def test_single_pixel_fills_the_image():
     assert (read.reshape(3, -1).T == (10, 200, 30)).all()
 
 
-def test_orientation_tag_is_not_obeyed():
+def oriented(format: str, orientation: int) -> tuple[bytes, Image.Image]:
+    """A file that asks for an orientation, and the picture as it should be seen."""
     image = Image.fromarray(gradient(24, 24))
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
-    assert np.array_equal(
-        read_image(encode(image, "JPEG", exif=exif), 24), read_image(encode(image, "JPEG"), 24)
-    )
+    exif[0x0112] = orientation
+    options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
+    data = encode(image, format, exif=exif, **options.get(format, {}))
+    return data, ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_orientation_is_obeyed_unless_it_is_to_be_ignored(format, orientation):
+    if format == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    data, seen = oriented(format, orientation)
+    assert np.array_equal(read_image(data, 24), pixels_of(seen.convert("RGB")))
+    as_stored = pixels_of(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert np.array_equal(read_image(data, 24, obey_exif=False), as_stored)
+    assert orientation_of(data) == orientation
+    assert (orientation == 1) == np.array_equal(as_stored, read_image(data, 24))
+
+
+def test_orientation_is_obeyed_at_another_size_than_the_file_has():
+    image = Image.fromarray(gradient(90, 60))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(image, "JPEG", exif=exif, quality=95)
+    turned = encode(image.transpose(Image.Transpose.ROTATE_270), "JPEG", quality=95)
+    difference = np.abs(read_image(data, 24).astype(int) - read_image(turned, 24))
+    assert difference.max() <= 4
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0MM\0*\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff"])
+def test_damaged_metadata_costs_no_pixel(exif):
+    image = Image.fromarray(gradient(24, 24))
+    data = encode(image, "JPEG", exif=exif)
+    with warnings.catch_warnings():
+        # Pillow's word on it; commands do not show it.
+        warnings.filterwarnings("ignore", message="Corrupt EXIF data")
+        assert orientation_of(data) == 1
+        assert np.array_equal(read_image(data, 24), read_image(encode(image, "JPEG"), 24))
 
 
 @pytest.mark.parametrize("shape", [(60, 90), (97, 33), (16, 16), (40, 20)])
@@ -180,3 +214,78 @@ def test_jpeg_with_extraneous_bytes_loses_nothing():
 def test_what_is_no_image_is_refused(data, message):
     with pytest.raises(BadImageError, match=message):
         read_image(data, 32)
+
+
+# What is opened, and what is not
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_is_read(format):
+    if format == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    image = Image.fromarray(gradient(24, 24))
+    read = read_image(encode(image, format), 24).astype(int)
+    assert np.abs(read - pixels_of(image)).mean() < 8
+
+
+def test_of_an_animation_the_first_frame_is_read():
+    frames = [Image.new("RGB", (24, 24), color) for color in ("red", "blue")]
+    for format in ("GIF", "WEBP", "TIFF", "PNG"):
+        data = encode(frames[0], format, save_all=True, append_images=frames[1:])
+        assert read_image(data, 24)[:, 5, 5].tolist()[0] > 240
+
+
+@pytest.mark.parametrize(
+    ("start", "why"),
+    [
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (b"P6\n2 2\n255\n" + b"\0" * 12, "not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC is not read: convert it to JPG"),
+    ],
+)
+def test_other_formats_are_not_opened_whatever_their_name(start, why, tmp_path, monkeypatch):
+    # A program of this name on PATH would tell that it was started.
+    told = tmp_path / "told"
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {told}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BadImageError, match=why):
+        read_image(start, 32)
+    assert not told.exists()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_claim_of_too_many_pixels_is_refused_from_the_header(progressive):
+    data = bytearray(encode(Image.fromarray(gradient(24, 24)), "JPEG", progressive=progressive))
+    frame = data.index(b"\xff\xc2" if progressive else b"\xff\xc0")
+    data[frame + 5 : frame + 9] = (30000).to_bytes(2) * 2
+    with pytest.raises(BadImageError, match="30000 x 30000 pixels are claimed"):
+        read_image(bytes(data), 32)
+    data[frame + 5 : frame + 9] = (10000).to_bytes(2) * 2
+    with pytest.raises(BadImageError, match="10000 x 10000 pixels in .* bytes: cut short"):
+        read_image(bytes(data), 32)
+
+
+def test_large_image_is_read_without_copies_of_its_size():
+    side = 6000
+    assert side * side < MAX_PIXELS
+    for mode, color in (("L", 77), ("RGB", (200, 10, 77)), ("RGBA", (200, 10, 77, 0)), ("P", 3)):
+        image = Image.new(mode, (side, side), color)
+        data = encode(image, "PNG", compress_level=1)
+        corner = image.crop((0, 0, 8, 8)).convert("RGBA").convert("RGB").getpixel((1, 1))
+        assert read_image(data, 32)[:, 3, 3].tolist() == list(corner)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_of_unknown_range_are_refused(mode):
+    data = encode(Image.fromarray(np.full((9, 9), 0.5)).convert(mode), "TIFF")
+    with pytest.raises(BadImageError, match="32 bits"):
+        read_image(data, 32)
+
+
+def test_sixteen_bit_tiff_keeps_its_range():
+    levels = np.linspace(0, 65535, 24 * 24).reshape(24, 24).astype(np.uint16)
+    read = read_image(encode(Image.fromarray(levels), "TIFF"), 24)
+    assert np.array_equal(read, np.stack([levels // 256] * 3))

@@ -6,6 +6,7 @@ import types
 
 import pytest
 import torch
+from torch._subclasses.fake_impls import register_op_impl
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -15,25 +16,35 @@ from torch._subclasses.fake_tensor import (
 from pose.data.tensors import TrainingData
 from pose.named_runs import NAMED_RUNS
 from pose.training import augment
+from pose.training import step as step_module
 from pose.training.augment import PRESETS, augment_batch, gather, sample_params
 from pose.training.optimization import build_optimizer
 from pose.training.predict import predict_logits
 from pose.training.state import TrainState
-from pose.training.step import train_step, training_batch
+from pose.training.step import Step
 from pose_models import build_model
 
 # Autocast sees that there is no device; its types are of no interest here.
-pytestmark = pytest.mark.filterwarnings("error", "ignore:CUDA is not available")
+pytestmark = pytest.mark.filterwarnings("ignore:CUDA is not available")
 CUDA = torch.device("cuda", 0)
+
+
+@register_op_impl([torch.ops.aten._fused_adam_.tensor_lr, torch.ops.aten._fused_adamw_.tensor_lr])
+def fused_adam(mode, function, parameters, *args, lr, **options):
+    """In place on the device. torch knows no shapes of it with a rate that is a tensor."""
+    assert lr.device == parameters[0].device
 
 
 @pytest.fixture
 def fake_cuda(monkeypatch):
-    rand = torch.rand
     # Only a real device has a generator.
-    monkeypatch.setattr(
-        torch, "rand", lambda *shape, generator, device: rand(*shape, device=device)
-    )
+    for name in ("rand", "randn"):
+        draw = getattr(torch, name)
+        monkeypatch.setattr(
+            torch,
+            name,
+            lambda *shape, generator, draw=draw, **options: draw(*shape, **options),
+        )
     augment._constant.cache_clear()
     with FakeTensorMode():
         yield
@@ -60,20 +71,31 @@ def test_augmentation_stays_on_the_device(fake_cuda, preset):
     assert images.device == labels.device == CUDA
 
 
+EVERYTHING = {
+    "mixup_alpha": 0.2,
+    "cutmix_alpha": 1.0,
+    "random_erasing": 0.5,
+    "ema_decay": 0.9,
+    "clip_grad_norm": 1.0,
+    "class_weighting": "sqrt",
+    "label_smoothing": 0.1,
+}
 RECIPES = [
     *(NAMED_RUNS[run].recipe for run in ("ensemble_2", "simple_cnn_v2", "demo", "champion")),
     dataclasses.replace(NAMED_RUNS["ensemble_2"].recipe, model="torchvision/resnet18"),
+    *(
+        dataclasses.replace(NAMED_RUNS["demo"].recipe, optimizer=optimizer, **EVERYTHING)
+        for optimizer in ("adam", "adamw", "muon")
+    ),
 ]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: f"{r.model}-{r.augmentation}")
-def test_a_training_step_waits_for_nothing(fake_cuda, monkeypatch, recipe):
-    recipe = dataclasses.replace(recipe, image_size=32, clip_grad_norm=1.0)
+def fake_step(recipe, monkeypatch) -> Step:
     with CUDA:
-        model = build_model(recipe.model, ("0", "1"), 32).train()
+        model, ema = (build_model(recipe.model, ("0", "1"), 32).train() for _ in range(2))
     state = TrainState(
         model=model,
-        ema=None,
+        ema=ema.requires_grad_(False) if recipe.ema_decay else None,
         optimizer=build_optimizer(model, recipe),
         shuffle_generator=None,
         augment_generator=types.SimpleNamespace(device=CUDA),
@@ -92,14 +114,50 @@ def test_a_training_step_waits_for_nothing(fake_cuda, monkeypatch, recipe):
             parameter.grad = torch.zeros_like(parameter)
 
     monkeypatch.setattr(torch.Tensor, "backward", backward)
+    # Counting the images of each class waits, once per training.
+    monkeypatch.setattr(step_module, "class_weights", lambda *_: torch.ones(2, device=CUDA))
+    return Step(state, data, recipe, torch.bfloat16)
+
+
+def step_id(recipe) -> str:
+    mixed = "-mixed" if recipe.mixup_alpha else ""
+    return f"{recipe.model}-{recipe.augmentation}-{recipe.optimizer}{mixed}"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=step_id)
+def test_a_training_step_waits_for_nothing(fake_cuda, monkeypatch, recipe):
+    step = fake_step(dataclasses.replace(recipe, image_size=32), monkeypatch)
+    # A batch, a second one with moments, and a short one.
+    for num_rows in (16, 16, 3):
+        step.set_learning_rate(0.1)
+        step.set_ema_decay(0.9)
+        loss, labels, logits = step(torch.arange(num_rows, device=CUDA))
+        assert loss.device == labels.device == logits.device == CUDA
+        assert loss.dtype == torch.float32
+        assert (loss.shape, labels.shape) == ((), (num_rows,))
+        assert logits.shape == (num_rows, 2)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
+def test_what_changes_between_steps_lies_where_a_graph_would_read_it(
+    fake_cuda, monkeypatch, optimizer
+):
+    recipe = dataclasses.replace(NAMED_RUNS["demo"].recipe, optimizer=optimizer, image_size=32)
+    step = fake_step(recipe, monkeypatch)
+    groups = step.state.optimizer.param_groups
+    before = [group["lr"] for group in groups]
+    assert all(
+        rate.device == CUDA and group["capturable"]
+        for rate, group in zip(before, groups, strict=True)
+    )
     rows = torch.arange(16, device=CUDA)
-    weight = torch.ones(2, device=CUDA)
-    for _ in range(2):
-        images, labels, targets = training_batch(data, rows, recipe, state.augment_generator)
-        loss, logits = train_step(state, images, targets, recipe, torch.bfloat16, weight)
-    assert loss.device == labels.device == logits.device == CUDA
-    assert loss.dtype == torch.float32
-    assert loss.shape == () and labels.shape == (16,) and logits.shape == (16, 2)
+    step(rows)
+    weights = [id(parameter) for parameter in step.state.model.parameters()]
+    step.set_learning_rate(0.5)
+    step(rows)
+    # The same tensors, not others with new values: a graph knows addresses.
+    assert all(group["lr"] is rate for group, rate in zip(groups, before, strict=True))
+    assert weights == [id(parameter) for parameter in step.state.model.parameters()]
 
 
 @pytest.mark.parametrize("name", ["simple_cnn", "simple_cnn_v2", "torchvision/resnet18"])

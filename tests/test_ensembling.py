@@ -13,8 +13,6 @@ from pose.vote import combine_probs
 from pose_models import Combination, SeedEnsemble
 from pose_models.combine import RULES
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 # The members agree on the first image, and differ on the second, where the one that is surer has
 # it, and on the third, where their means tie between classes 0 and 1.
 PROBS = np.array(

@@ -8,8 +8,6 @@ from sklearn import metrics as reference
 
 from pose.metrics import accuracy, confusion_matrix, ece, macro_f1, nll
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 
 @pytest.mark.parametrize(("num_classes", "seed"), [(2, 0), (3, 1), (20, 2)])
 def test_scores_are_those_of_scikit_learn(num_classes, seed):

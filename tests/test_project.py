@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -16,6 +17,7 @@ from pose.predictions import read_predictions
 from pose.seeds import folder as seed_folder
 from pose.vote import combine_probs
 from pose_models import Combination
+from pose_models.decode import read_image
 
 METRICS = {
     "train_loss",
@@ -249,6 +251,55 @@ def test_a_vote_is_recorded_with_members_agreement_and_an_honest_score(project, 
     assert len(project.client().search_model_versions("name = 'pose-ensemble'")) == 2
 
 
+@pytest.mark.parametrize("rule", ["soft", "hard"])
+def test_the_registered_ensemble_gives_the_labels_of_its_own_file(project, votes, data, rule):
+    """On the pixels that the vote saw: the registered model combines as the vote did."""
+    (version,) = project.client().search_model_versions(
+        f"name = 'pose-ensemble' and tags.voting = '{rule}'"
+    )
+    mlflow.set_tracking_uri(project.store)
+    try:
+        ensemble = mlflow.pytorch.load_model(f"models:/pose-ensemble/{version.version}")
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert ensemble.how.rule == rule
+    with open(project.folder / f"{rule}.csv", newline="") as handle:
+        _, *rows = csv.reader(handle)
+    pixels = [read_image((data / "test_images" / f"{i}.jpg").read_bytes(), 32) for i, _ in rows]
+    with torch.no_grad():
+        preds = ensemble.eval()(torch.from_numpy(np.stack(pixels))).argmax(dim=1)
+    assert [ensemble.labels[pred] for pred in preds.tolist()] == [label for _, label in rows]
+
+
+LOAD_AND_IMPORT = """
+import mlflow
+mlflow.set_tracking_uri({store!r})
+model = mlflow.pytorch.load_model("models:/pose/1")
+import pose
+print(type(model).__module__, {expression})
+"""
+
+
+def run_script(script: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_project_can_be_imported_after_a_model_was_loaded(project):
+    expression = "__import__('pose.vote').vote.combine_probs.__name__"
+    script = LOAD_AND_IMPORT.format(store=project.store, expression=expression)
+    assert run_script(script, project.folder) == "pose_models.classifier combine_probs"
+
+
+def test_a_model_loads_beside_a_module_of_the_users_named_pose(project, tmp_path):
+    (tmp_path / "pose.py").write_text("MINE = 'mine'\n")
+    script = LOAD_AND_IMPORT.format(store=project.store, expression="pose.MINE")
+    assert run_script(script, tmp_path) == "pose_models.classifier mine"
+
+
 def test_a_model_loads_in_a_folder_that_is_not_the_project(project, tmp_path):
     script = f"""
 import mlflow, torch
@@ -293,7 +344,7 @@ with torch.no_grad():
 
 
 def test_another_training_of_the_run_keeps_the_first(project, data, votes):
-    """Must stay the last test that trains here: it adds a parent and versions."""
+    """Tests that come after it find another parent and more versions."""
     out = project.run(*project.train_command(dataset=data, **SMALL))
     first, second = project.runs("train")
     assert second.info.run_id != first.info.run_id
@@ -310,3 +361,30 @@ def test_another_training_of_the_run_keeps_the_first(project, data, votes):
     again = project.mlflow_run("ensemble", run="ensemble_1", dataset=data)
     assert "models:/pose/3" in again
     assert "models:/pose/1" not in again
+
+
+def test_seeds_are_added_to_the_newest_finished_run(project, data, votes):
+    """Must come after the test above: it grows the newest parent."""
+    grown = {**SMALL, "add_seeds": "9"}
+    out = project.mlflow_run("train", dataset=data, **grown)
+    parents = project.runs("train")
+    newest = parents[-1]
+    assert "seed 7: finished before" in out
+    assert newest.info.status == "FINISHED"
+    assert newest.data.tags["seeds"] == "7,8,9"
+    children = project.children(newest)
+    assert [child.data.tags["seed"] for child in children] == ["7", "8", "9"]
+    scores = [child.data.metrics["best_val_f1"] for child in children]
+    assert newest.data.metrics["val_f1_mean"] == pytest.approx(np.mean(scores))
+    # Once more: nothing is left to add.
+    said = project.run(*project.train_command(dataset=data, **grown), code=2)
+    assert "add_seeds must name seeds that run" in said
+    # Without a name the newest run votes, on the data that it was trained on, and says who does
+    # not.
+    voted = project.mlflow_run("ensemble")
+    assert voted.count("member: ensemble_1 seed") == 3
+    assert f"left out: 2 members of the earlier run {parents[0].info.run_id}" in voted
+    assert f"data: {data}, where ensemble_1 was trained" in voted
+    # A plain repetition stays a new run.
+    project.run(*project.train_command(dataset=data, **SMALL))
+    assert len(project.runs("train")) == len(parents) + 1

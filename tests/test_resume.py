@@ -1,5 +1,6 @@
-"""Stopping and continuing a training, by every way to stop it."""
+"""Stopping and continuing a run, by every way to stop it."""
 
+import os
 import signal
 import time
 
@@ -101,6 +102,54 @@ def test_a_soft_stop_is_clean_and_the_same_command_continues(project, straight, 
     (parent,) = project.runs("train")
     assert_whole(project, parent)
     assert_same_models(project, straight)
+
+
+@pytest.mark.parametrize("by", ["stop.txt", "SIGTERM to the command", "SIGINT to mlflow run"])
+def test_a_stop_through_mlflow_run_continues_through_mlflow_run(project, straight, data, by):
+    process = project.start(*project.mlflow_command("train", dataset=data, **SMALL))
+    project.wait_for_epochs(process, "ensemble_1", 1, 2)
+    if by == "stop.txt":
+        (project.folder / "stop.txt").write_text("")
+    elif by == "SIGTERM to the command":
+        (parent,) = project.runs("train")
+        os.kill(int(parent.data.tags["pid"]), signal.SIGTERM)
+    else:
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    (parent,) = project.runs("train")
+    # Whatever MLflow says of its own run, ours says that it is not complete.
+    assert parent.info.status != "RUNNING"
+    assert parent.data.tags["is_complete"] == "false"
+    (project.folder / "stop.txt").unlink(missing_ok=True)
+    out = project.mlflow_run("train", dataset=data, **SMALL)
+    assert f"continuing the unfinished training {parent.info.run_id}" in out
+    (parent,) = project.runs("train")
+    assert_whole(project, parent)
+    assert_same_models(project, straight)
+
+
+def test_the_same_run_into_another_folder_is_refused_while_it_is_at_work(project, data):
+    process = start_training(project, data, num_epochs=500)
+    try:
+        elsewhere = {**SMALL, "num_epochs": 500, "output_root": "elsewhere"}
+        said = project.run(*project.train_command(dataset=data, **elsewhere), code=2)
+        assert "run must not be at work already, but ensemble_1 is" in said
+        assert "Traceback" not in said
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_new_run_says_how_the_unfinished_one_differs(project, data):
+    process = start_training(project, data)
+    process.terminate()
+    process.communicate(timeout=60)
+    (first,) = project.runs("train")
+    changed = {**SMALL, "num_epochs": 2, "batch_size": 32}
+    out = project.run(*project.train_command(dataset=data, **changed))
+    assert f"beginning anew: the unfinished run {first.info.run_id} differs in " in out
+    assert "batch_size (16, now 32)" in out
+    assert "num_epochs (10, now 2)" in out
 
 
 def test_a_killed_training_continues_below_its_parent_through_mlflow_run(project, straight, data):

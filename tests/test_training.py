@@ -11,11 +11,11 @@ from pose.data.tensors import TrainingData
 from pose.errors import DivergedError
 from pose.named_runs import NAMED_RUNS
 from pose.seeds import folder as seed_folder
-from pose.training.loop import train
+from pose.training.loop import check_validated, split_batches, train
 from pose.training.optimization import learning_rate_at
 from pose.training.predict import predict_logits, score_logits
 from pose.training.state import start_state
-from pose.training.step import class_weights
+from pose.training.step import Step, class_weights
 from pose_models import build_model
 
 CPU = torch.device("cpu")
@@ -77,7 +77,7 @@ def start(recipe: Recipe, seed: int = 0):
 
 def train_tiny(data, recipe, seed=0, **options):
     state = start(recipe, seed)
-    reason = train(state, data, recipe, precision=torch.float32, **options)
+    reason = train(Step(state, data, recipe, torch.float32), **options)
     return state, reason
 
 
@@ -106,21 +106,18 @@ def test_same_seed_gives_identical_weights_and_another_seed_others(data, recipe)
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_interrupted_training_equals_straight_training(data, recipe, precision, tmp_path):
     straight = start(recipe, 5)
-    train(straight, data, recipe, precision=precision)
+    train(Step(straight, data, recipe, precision))
 
     calls = 0
 
     def stop_in_the_third_epoch():
         nonlocal calls
         calls += 1
-        return "signal" if calls > 10 else None  # 4 batches an epoch: in the middle of the third
+        return "signal" if calls > 10 else None  # 4 batches per epoch: in the middle of the third
 
     broken = start(recipe, 5)
     reason = train(
-        broken,
-        data,
-        recipe,
-        precision=precision,
+        Step(broken, data, recipe, precision),
         stop=stop_in_the_third_epoch,
         callbacks=[lambda state, row: seed_folder.write_checkpoint(tmp_path, state.state_dict())],
     )
@@ -129,7 +126,7 @@ def test_interrupted_training_equals_straight_training(data, recipe, precision, 
     resumed = start(recipe, 77)
     resumed.load_state_dict(seed_folder.read_checkpoint(tmp_path / seed_folder.CHECKPOINT))
     assert resumed.num_epochs_done == 2
-    assert train(resumed, data, recipe, precision=precision) == "epochs"
+    assert train(Step(resumed, data, recipe, precision)) == "epochs"
 
     assert torch.equal(weights_of(straight), weights_of(resumed))
     assert without_times(straight.history) == without_times(resumed.history)
@@ -174,7 +171,7 @@ def test_patience_stops_after_epochs_without_a_better_f1(data):
     for module in state.model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.0
-    assert train(state, data, recipe, precision=torch.float32) == "patience"
+    assert train(Step(state, data, recipe, torch.float32)) == "patience"
     assert state.best_epoch == 1
     assert state.num_epochs_done == 4
 
@@ -183,6 +180,65 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_and_step(data):
     recipe = dataclasses.replace(TINY, learning_rate=1e30)
     with pytest.raises(DivergedError, match=r"in epoch 1 at step \d+: lower learning_rate"):
         train_tiny(data, recipe)
+
+
+def test_an_epoch_whose_validation_is_not_finite_diverged_and_is_not_kept(data):
+    # One batch: its loss is taken before the step that loses the weights.
+    one = dataclasses.replace(data, train_rows=data.train_rows[:8])
+    recipe = dataclasses.replace(TINY, num_epochs=1, learning_rate=1e30)
+    state, epochs = start(recipe), []
+    with pytest.raises(DivergedError, match=r"must stay finite, .* after epoch 1: lower"):
+        train(Step(state, one, recipe, torch.float32),
+            callbacks=[lambda state, row: epochs.append(row)],
+        )  # fmt: skip
+    assert not state.history and not state.best_weights and not epochs
+
+
+def test_statistics_that_are_not_finite_are_seen_behind_finite_logits():
+    state, logits = start(TINY), torch.zeros(3, 2)
+    check_validated(state, logits, 0.7)
+    norm = next(m for m in state.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    # Divided by, so that the map is 0.
+    norm.running_var[0] = float("inf")
+    with pytest.raises(DivergedError, match="the weights must stay finite"):
+        check_validated(state, logits, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("logit", "loss", "name"),
+    [(float("nan"), 0.7, "validation logits"), (0.0, float("inf"), "validation loss")],
+)
+def test_logits_and_loss_that_are_not_finite_diverged(logit, loss, name):
+    with pytest.raises(DivergedError, match=f"the {name} must stay finite, .* after epoch 1"):
+        check_validated(start(TINY), torch.tensor([[0.0, logit]]), loss)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "batch_size", "sizes"),
+    [
+        (32, 8, [8, 8, 8, 8]),
+        (33, 8, [8, 8, 8, 9]),
+        (34, 8, [8, 8, 8, 8, 2]),
+        (9, 8, [9]),
+        (1, 8, [1]),
+        (3, 1, [1, 1, 1]),
+        (3, 2, [3]),
+    ],
+)
+def test_a_last_batch_of_one_joins_the_one_before(num_rows, batch_size, sizes):
+    batches = split_batches(torch.arange(num_rows), batch_size)
+    assert [len(batch) for batch in batches] == sizes
+    assert torch.equal(torch.cat(tuple(batches)), torch.arange(num_rows))
+
+
+@pytest.mark.parametrize("model", ["pose_net", "torchvision/resnet18"])
+def test_one_row_more_than_a_batch_trains_where_maps_end_at_one_pixel(data, model):
+    rows = dataclasses.replace(data, train_rows=data.train_rows[:17])
+    recipe = dataclasses.replace(TINY, model=model, num_epochs=1)
+    batches = []
+    state, _ = train_tiny(rows, recipe, progress=lambda done, total: batches.append((done, total)))
+    assert batches == [(1, 2), (2, 2)]
+    assert len(state.history) == 1
 
 
 def test_best_weights_are_those_of_the_best_epoch(data):
@@ -241,7 +297,7 @@ def test_a_time_limit_replaces_the_number_of_epochs(data):
     assert rates[-1] < 0.2 * max(rates)
     # A continued seed whose time is used up trains no further.
     num_epochs = len(state.history)
-    assert train(state, data, recipe, precision=torch.float32, time_limit=1e-6) == "budget"
+    assert train(Step(state, data, recipe, torch.float32), time_limit=1e-6) == "budget"
     assert len(state.history) == num_epochs
 
 

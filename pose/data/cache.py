@@ -2,11 +2,17 @@
 
 A cache is built once and then shared: by all seeds, by validation, by later runs and by other
 processes. Which files belong to it and what they mean is the caller's business.
+
+A cache is not believed blindly. Its key has each file's path, size and time of modification. When
+it is opened, files whose time of change differs from the index and `NUM_SAMPLES` more, spread
+evenly, are hashed again, and pixels are compared with their checksums (all of a small cache, a
+part of a large one). What does not agree is built anew, and said.
 """
 
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -14,6 +20,7 @@ import os
 import shutil
 import threading
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +29,17 @@ import numpy as np
 import torch
 
 from pose.errors import InputError
-from pose.files import locked, read_bytes, write_text
+from pose.files import locked, read_bytes, reason_of, write_text
 from pose_models.decode import BadImageError, read_image
 
 # Part of every key: raise it when the same files would be decoded to other bytes.
-FORMAT = 4
+FORMAT = 5
+
+# Files that are hashed again when a cache is opened: in 64 that are spread evenly, an exchange of
+# one file in twenty is missed in 4 cases of 100.
+NUM_SAMPLES = 64
+# Bytes of pixels that are compared with their checksums then.
+CHECKED_BYTES = 64 << 20
 
 # Images that one task decodes and writes: what they take stays in the second-level cache.
 CHUNK = 16
@@ -48,11 +61,34 @@ class ImageCache:
             cache, not the process's own memory. Rows of bad files must not be used.
         digests: SHA-256 of each file's bytes, hexadecimal.
         bad: why a file could not be decoded, by row.
+        notes: what a person should know about it, in lines.
     """
 
     images: torch.Tensor
     digests: tuple[str, ...]
     bad: dict[int, str]
+    notes: tuple[str, ...] = ()
+
+
+class _DamagedError(Exception):
+    """A cache that is there and must not be used; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """What was asked for: the files at a size, turned as they ask for or not."""
+
+    files: Sequence[Path]
+    size: int
+    obey_exif: bool
+
+    @property
+    def image_bytes(self) -> int:
+        return 3 * self.size**2
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.files) * self.image_bytes
 
 
 def default_cache_root() -> Path:
@@ -67,11 +103,13 @@ def open_cache(
     cache_root: Path | None = None,
     num_workers: int = 0,
     progress: Progress | None = None,
+    obey_exif: bool = True,
 ) -> ImageCache:
     """The cache of `files` at `size` pixels, built if it is not there yet.
 
     The key is made of paths, sizes and times of modification, so a changed file gives a new
-    cache. Two processes that ask for the same cache build it once; the second waits.
+    cache. Two processes that ask for the same cache build it once; the second waits. One that is
+    damaged or no longer agrees with the files is built anew.
 
     A cache that was built here is returned before it is on disk: a thread sees to that, and the
     process does not end before. If it is killed before, the next one builds anew.
@@ -79,35 +117,128 @@ def open_cache(
     Args:
         num_workers: threads that decode; 0: one per core.
         progress: called while building, from this thread.
+        obey_exif: turn images as their metadata asks for.
 
     Raises:
-        InputError: the cache's folder cannot be written to, or its disk is full.
+        InputError: the cache's folder cannot be written to, or its disk has no room.
     """
     root = cache_root or default_cache_root()
+    request = _Request(files, size, obey_exif)
     try:
         root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cache_root must be a folder that can be written to, got {str(root)!r} "
-            f"({error.strerror}): give another --cache-root"
-        ) from error
-    folder = root / _key(files, size)
-    if not (folder / INDEX).exists():
+        folder = root / _key(request)
+        with contextlib.suppress(_DamagedError):
+            if found := _find(folder, request):
+                return found
         with contextlib.ExitStack() as lock:
             lock.enter_context(locked(root / f"{folder.name}.lock"))
-            if not (folder / INDEX).exists():
-                index = _build(folder, files, size, num_workers or os.cpu_count() or 1, progress)
-                # Waiting for the disk takes longer than decoding; the lock is kept until then.
-                args = (folder, index, lock.pop_all())
-                threading.Thread(target=_save, args=args, name="save cache").start()
-                return _open(folder, len(files), size, index)
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    return _open(folder, len(files), size, index)
+            notes: tuple[str, ...] = ()
+            try:
+                if found := _find(folder, request):
+                    return found
+            except _DamagedError as error:
+                notes = (f"the decoded images in {folder} are made anew: {error}",)
+            index = _build(folder, request, num_workers or os.cpu_count() or 1, progress)
+            # Waiting for the disk takes longer than decoding; the lock is kept until then.
+            args = (folder, index, lock.pop_all())
+            threading.Thread(target=_save, args=args, name="save cache").start()
+            return dataclasses.replace(_open(folder, request, index), notes=notes)
+    except OSError as error:
+        raise InputError(
+            f"cache_root must be a folder that can be written to, got {str(root)[:200]!r} "
+            f"({reason_of(error)}): give another --cache-root"
+        ) from error
 
 
-def _open(folder: Path, num_images: int, size: int, index: dict[str, Any]) -> ImageCache:
+def _find(folder: Path, request: _Request) -> ImageCache | None:
+    """The cache in `folder`; None if there is none, or only what an interrupted build left.
+
+    Raises:
+        _DamagedError: it must not be used.
+    """
+    try:
+        index = json.loads(read_bytes(folder / INDEX))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _DamagedError(f"{INDEX} cannot be read ({type(error).__name__})") from None
+    _check_index(index, len(request.files))
+    try:
+        found = (folder / PIXELS).stat().st_size
+    except OSError as error:
+        raise _DamagedError(f"{PIXELS}: {reason_of(error)}") from None
+    if found != request.num_bytes:
+        raise _DamagedError(f"{PIXELS} has {found} bytes instead of {request.num_bytes}")
+    _check_files(request.files, index)
+    cache = _open(folder, request, index)
+    _check_pixels(cache, index, request)
+    return cache
+
+
+def _check_index(index: Any, num_files: int) -> None:
+    """Check what an index says.
+
+    Raises:
+        _DamagedError: not what `_build` returns.
+    """
+    try:
+        is_whole = (
+            all(len(index[key]) == num_files for key in ("digests", "checksums", "changed"))
+            and all(isinstance(digest, str) for digest in index["digests"])
+            and all(isinstance(n, int) for n in (*index["checksums"], *index["changed"]))
+            and all(0 <= int(row) < num_files for row in index["bad"])
+            and all(isinstance(reason, str) for reason in index["bad"].values())
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        is_whole = False
+    if not is_whole:
+        raise _DamagedError(f"{INDEX} is damaged")
+
+
+def _spread(count: int, limit: int) -> list[int]:
+    """At most `limit` of `count` rows, spread evenly, the first and the last among them."""
+    return sorted(set(np.linspace(0, count - 1, min(count, limit)).astype(int).tolist()))
+
+
+def _check_files(files: Sequence[Path], index: dict[str, Any]) -> None:
+    """Check files that seem changed, and a sample of the others.
+
+    Raises:
+        _DamagedError: a file has other bytes than those that were decoded.
+    """
+    suspects = {row for row, path in enumerate(files) if _changed(path) != index["changed"][row]}
+    for row in sorted(suspects | set(_spread(len(files), NUM_SAMPLES))):
+        try:
+            digest = hashlib.sha256(read_bytes(files[row])).hexdigest()
+        except OSError:
+            digest = ""
+        if digest != index["digests"][row]:
+            raise _DamagedError(f"{files[row].name} has other bytes than when it was decoded")
+
+
+def _check_pixels(cache: ImageCache, index: dict[str, Any], request: _Request) -> None:
+    """Check a sample of the pixels.
+
+    Raises:
+        _DamagedError: pixels are not those that were decoded.
+    """
+    limit = max(NUM_SAMPLES, CHECKED_BYTES // request.image_bytes)
+    for row in _spread(len(request.files), limit):
+        if zlib.crc32(cache.images[row].numpy().data) != index["checksums"][row]:
+            raise _DamagedError(f"the pixels of {request.files[row].name} are damaged")
+
+
+def _changed(path: Path) -> int:
+    """When a file's bytes or name last changed, by the system's clock: no program can set it."""
+    try:
+        return path.stat().st_ctime_ns
+    except OSError:
+        return 0
+
+
+def _open(folder: Path, request: _Request, index: dict[str, Any]) -> ImageCache:
     # Copy on write: torch asks for writable memory, and the file must never change.
-    shape = (num_images, 3, size, size)
+    shape = (len(request.files), 3, request.size, request.size)
     pixels = np.memmap(folder / PIXELS, dtype=np.uint8, mode="c", shape=shape)
     return ImageCache(
         images=torch.from_numpy(pixels),
@@ -116,29 +247,63 @@ def _open(folder: Path, num_images: int, size: int, index: dict[str, Any]) -> Im
     )
 
 
-def _key(files: Sequence[Path], size: int) -> str:
-    digest = hashlib.sha256(f"{FORMAT} {size}".encode())
-    for path in files:
+def _key(request: _Request) -> str:
+    turned = "" if request.obey_exif else " as stored"
+    digest = hashlib.sha256(f"{FORMAT} {request.size}{turned}".encode())
+    for path in request.files:
         try:
             stat = path.stat()
             version = f"{stat.st_size}\0{stat.st_mtime_ns}"
         except OSError:
             # A link to nowhere: one of the bad files, as everything that cannot be read.
             version = "unreadable"
-        digest.update(f"\n{path.absolute()}\0{version}".encode())
-    return f"{digest.hexdigest()[:20]}-{size}px"
+        digest.update(b"\n" + os.fsencode(path.absolute()) + f"\0{version}".encode())
+    return f"{digest.hexdigest()[:20]}-{request.size}px"
 
 
 def _build(
-    folder: Path, files: Sequence[Path], size: int, num_workers: int, progress: Progress | None
+    folder: Path, request: _Request, num_workers: int, progress: Progress | None
 ) -> dict[str, Any]:
-    """Decode `files` into the cache's pixels; returns what its index has to say."""
+    """Decode the files into the cache's pixels; returns what its index has to say.
+
+    Nothing is left of what could not be built whole.
+
+    Raises:
+        InputError: the disk has no room.
+        OSError: the folder cannot be written to.
+    """
     # What an interrupted build left behind; the lock says that nobody is at work in it.
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    _remove(folder)
+    _check_room(request.num_bytes, folder.parent)
+    try:
+        folder.mkdir(parents=True)
+        return _decode_all(folder, request, num_workers, progress)
+    except BaseException as error:
+        _remove(folder)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_room(request.num_bytes, folder.parent) from error
+        raise
+
+
+def _remove(folder: Path) -> None:
+    """Make room at `folder`, whatever is there."""
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        # `rmtree` opens what it is given, and would wait for ever at a pipe.
+        folder.unlink(missing_ok=True)
+
+
+def _decode_all(
+    folder: Path, request: _Request, num_workers: int, progress: Progress | None
+) -> dict[str, Any]:
+    files, size = request.files, request.size
     image_shape = (3, size, size)
     image_bytes = math.prod(image_shape)
     digests = [""] * len(files)
+    checksums = [0] * len(files)
+    # Before they are read: a file that changes meanwhile is a suspect at once.
+    changed = [_changed(path) for path in files]
     bad: dict[int, str] = {}
 
     thread = threading.local()
@@ -153,17 +318,18 @@ def _build(
             try:
                 data = read_bytes(files[row])
                 digests[row] = hashlib.sha256(data).hexdigest()
-                chunk[place] = read_image(data, size)
+                chunk[place] = read_image(data, size, request.obey_exif)
             except (BadImageError, OSError) as error:
-                bad[row] = str(error)
+                bad[row] = reason_of(error) if isinstance(error, OSError) else str(error)
                 chunk[place] = 0
+            checksums[row] = zlib.crc32(chunk[place])
         _write_at(handle.fileno(), chunk, rows.start * image_bytes)
 
     with (
         open(folder / PIXELS, "wb") as handle,
         concurrent.futures.ThreadPoolExecutor(num_workers) as pool,
     ):
-        _reserve(handle.fileno(), len(files) * image_bytes, folder.parent)
+        _reserve(handle.fileno(), request.num_bytes)
         starts = range(0, len(files), CHUNK)
         tasks = [pool.submit(decode, range(len(files))[start : start + CHUNK]) for start in starts]
         try:
@@ -175,18 +341,45 @@ def _build(
             for task in tasks:
                 task.cancel()
             raise
-    return {"digests": digests, "bad": {str(row): bad[row] for row in sorted(bad)}}
+    return {
+        "digests": digests,
+        "checksums": checksums,
+        "changed": changed,
+        "bad": {str(row): bad[row] for row in sorted(bad)},
+    }
 
 
-def _reserve(descriptor: int, num_bytes: int, root: Path) -> None:
+def _check_room(num_bytes: int, root: Path) -> None:
+    """Ask for room on the disk, then take it.
+
+    Raises:
+        InputError: the disk has no room for so many bytes.
+    """
+    # Asked first: a disk that was filled to see whether it is large enough is full for everyone.
+    if shutil.disk_usage(root).free < num_bytes:
+        raise _no_room(num_bytes, root)
+
+
+def _no_room(num_bytes: int, root: Path) -> InputError:
+    free = shutil.disk_usage(root).free
+    return InputError(
+        f"cache_root must have room for {num_bytes / 1e9:.1f} GB of decoded images, found "
+        f"{free / 1e9:.1f} GB free in {root} (disk full): give another --cache-root"
+    )
+
+
+def _reserve(descriptor: int, num_bytes: int) -> None:
     """Take the room on disk now, not when half of the images are decoded."""
-    try:
-        os.posix_fallocate(descriptor, 0, num_bytes)
-    except OSError as error:
-        raise InputError(
-            f"cache_root must have room for {num_bytes / 1e9:.1f} GB of decoded images, found "
-            f"none in {root} ({error.strerror}): give another --cache-root"
-        ) from error
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, num_bytes)
+            return
+        except OSError as error:
+            # Some file systems cannot.
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                raise
+    # macOS has no such call: room is taken as it is written.
+    os.truncate(descriptor, num_bytes)
 
 
 def _save(folder: Path, index: dict[str, Any], lock: contextlib.ExitStack) -> None:
@@ -206,7 +399,7 @@ def _save(folder: Path, index: dict[str, Any], lock: contextlib.ExitStack) -> No
 
 def _write_at(descriptor: int, values: np.ndarray, offset: int) -> None:
     """Write all of `values` at `offset`; the system may take less than it was given."""
-    rest = memoryview(values).cast("B")
+    rest = values.data.cast("B")
     while rest:
         written = os.pwrite(descriptor, rest, offset)
         rest, offset = rest[written:], offset + written

@@ -4,47 +4,35 @@ Reads names and labels; pixels are the business of `pose.data.cache`.
 
     dataset/
       train_solution.csv      id,label (the header row may be missing)
-      train_images/<id>.jpg
+      train_images/<id>.jpg   or in folders: the id of day1/1.jpg is day1/1
       test_images/<id>.jpg
       classes.csv             optional: label,name,mirror
 """
 
 import concurrent.futures
-import csv
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from pose.data.classes import ClassList, read_classes, sorted_texts
-from pose.errors import InputError, first_few
-from pose_models.decode import SUFFIXES, BadImageError, read_image
+from pose.data.labels import LabelRows, look_alikes, read_label_rows
+from pose.data.listing import Listing, list_images
+from pose.data.problem import Problem
+from pose.errors import InputError, first_few, printable
+from pose.files import read_bytes, reason_of
+from pose_models.decode import SUFFIXES, BadImageError, orientation_of, read_image
 
 LABELS_FILE = "train_solution.csv"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Problem:
-    """One kind of defect and everything that has it.
-
-    Attributes:
-        what: in words, plural.
-        consequence: what training does about it.
-        items: ids or file names.
-        is_fatal: whether training refuses to start.
-    """
-
-    what: str
-    consequence: str
-    items: tuple[str, ...]
-    is_fatal: bool = False
-
-    def line(self) -> str:
-        """One line with the number and the first few items."""
-        return f"{len(self.items)} {self.what} ({self.consequence}): {first_few(self.items)}"
+CLASSES_FILE = "classes.csv"
+IMAGE_FOLDERS = ("train_images", "test_images")
+# What an output must not replace.
+INPUT_FILES = (
+    LABELS_FILE, CLASSES_FILE, "groups.csv", "sample_submission.csv", "test_solution.csv",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +45,8 @@ class Dataset:
         labels: `(N,)` int64 class indices.
         test_ids: `(M,)` of the images to predict, sorted.
         test_files: `(M,)`.
+        num_turned: images whose metadata asks for another orientation than they are stored in;
+            None where nobody looked.
     """
 
     folder: Path
@@ -67,6 +57,7 @@ class Dataset:
     test_ids: tuple[str, ...]
     test_files: tuple[Path, ...]
     problems: tuple[Problem, ...]
+    num_turned: int | None = None
 
     def without(self, bad: dict[int, str]) -> "Dataset":
         """The same without the rows in `bad` (row to reason), which become a problem.
@@ -80,7 +71,9 @@ class Dataset:
         problem = Problem(
             what="labelled images that cannot be read",
             consequence="left out",
-            items=tuple(f"{self.files[row].name} ({bad[row]})" for row in sorted(bad)),
+            items=tuple(
+                f"{_name(self.ids[row], self.files[row])} ({bad[row]})" for row in sorted(bad)
+            ),
         )
         if len({int(self.labels[row]) for row in keep}) < len(self.classes):
             raise InputError(
@@ -96,7 +89,8 @@ class Dataset:
         )
 
     def raise_if_fatal(self) -> None:
-        """
+        """Refuse a folder with a fatal problem.
+
         Raises:
             InputError: a problem that training must not start with.
         """
@@ -109,10 +103,15 @@ class Dataset:
         counts = np.bincount(self.labels, minlength=len(self.classes))
         lines = [
             f"folder: {self.folder}",
-            f"labelled images: {len(self.ids)}",
-            f"test images: {len(self.test_ids)}",
+            f"labelled images: {len(self.ids)}{_in_folders(self.ids)}",
+            f"test images: {len(self.test_ids)}{_in_folders(self.test_ids)}",
             f"classes: {len(self.classes)}",
         ]
+        if self.num_turned is not None:
+            lines.append(
+                f"images that are turned as their EXIF orientation asks: {self.num_turned}"
+                + (" (exif=ignore reads them as stored)" if self.num_turned else "")
+            )
         for index, label in enumerate(self.classes.labels):
             name = self.classes.names[index]
             mirror = self.classes.mirrors[index]
@@ -152,13 +151,20 @@ def check_images(
         progress: called with images done and in all.
     """
     files = [*dataset.files, *dataset.test_files]
+    ids = [*dataset.ids, *dataset.test_ids]
     reasons: dict[int, str] = {}
+    turned: set[int] = set()
 
     def decode(row: int) -> None:
         try:
-            read_image(files[row].read_bytes(), 32)
-        except (BadImageError, OSError) as error:
+            data = read_bytes(files[row])
+            read_image(data, 32)
+            if orientation_of(data) != 1:
+                turned.add(row)
+        except BadImageError as error:
             reasons[row] = str(error)
+        except OSError as error:
+            reasons[row] = reason_of(error)
 
     with concurrent.futures.ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
         for done, _ in enumerate(pool.map(decode, range(len(files))), start=1):
@@ -167,9 +173,11 @@ def check_images(
     num_labelled = len(dataset.files)
     bad = {row: reason for row, reason in reasons.items() if row < num_labelled}
     bad_tests = [
-        f"{files[row].name} ({reasons[row]})" for row in sorted(reasons) if row >= num_labelled
+        f"{_name(ids[row], files[row])} ({reasons[row]})"
+        for row in sorted(reasons)
+        if row >= num_labelled
     ]
-    checked = dataset.without(bad)
+    checked = dataclasses.replace(dataset.without(bad), num_turned=len(turned))
     if not bad_tests:
         return checked
     problem = Problem(
@@ -187,50 +195,60 @@ def read_dataset(folder: Path) -> Dataset:
         InputError: files or columns are missing, or no labelled image is left. Contradictions
             between rows are problems marked fatal; `Dataset.raise_if_fatal` refuses them.
     """
-    images = _list_folder(folder / "train_images")
-    rows = _read_label_rows(folder / LABELS_FILE, images)
+    listing = _list_folder(folder / "train_images")
+    table = read_label_rows(folder / LABELS_FILE, listing)
+    images = listing.images
     problems: list[Problem] = []
 
-    def note(what: str, consequence: str, items, is_fatal: bool = False) -> None:
+    def note(what: str, consequence: str, items: Iterable[str], is_fatal: bool = False) -> None:
         if items := tuple(items):
             problems.append(
                 Problem(what=what, consequence=consequence, items=items, is_fatal=is_fatal)
             )
 
-    labels_of: dict[str, set[str]] = {}
-    times: dict[str, int] = {}
-    for image_id, label in rows:
-        times[image_id] = times.get(image_id, 0) + 1
-        labels_of.setdefault(image_id, set()).add(label)
+    if table.header is not None:
+        note("row taken for names of columns", "name them id,label", [table.header])
+    labels_of, times = _labels_by_id(table)
+    nameless = {""} & set(labels_of)
+    note("ids that are empty", "left out", (f"label {printable(x)}" for i in nameless
+                                            for x in sorted(labels_of.pop(i))))  # fmt: skip
     contradictions = {i for i, labels in labels_of.items() if len(labels) > 1}
     note("ids with different labels", "correct them", sorted_texts(contradictions), True)
     ambiguous = {i for i, paths in images.items() if len(paths) > 1 and i in labels_of}
     note(
         "ids with more than one image file",
         "keep one of each",
-        [", ".join(p.name for p in images[i]) for i in sorted_texts(ambiguous)],
+        [_names(i, images[i]) for i in sorted_texts(ambiguous)],
         True,
     )
-    repeated = {i for i, n in times.items() if n > 1} - contradictions
+    repeated = {i for i, n in times.items() if n > 1 and i} - contradictions
     note("ids that stand there twice with the same label", "used once", sorted_texts(repeated))
     unlabelled = {i for i, labels in labels_of.items() if labels == {""}}
     note("rows without a label", "left out", sorted_texts(unlabelled))
     missing = {i for i in labels_of if i not in images} - unlabelled
-    note("rows without an image", "left out", sorted_texts(missing))
+    note("rows without an image", _advice(missing, listing), sorted_texts(missing))
     note("images without a row", "not used", sorted_texts(set(images) - set(labels_of)))
+    problems += _odd_files(listing, "left out")
 
     usable = sorted_texts(
         set(labels_of) - contradictions - ambiguous - unlabelled - missing,
     )
     label_texts = {i: next(iter(labels_of[i])) for i in usable}
-    classes = read_classes(set(label_texts.values()), folder / "classes.csv")
+    classes, slips = read_classes(set(label_texts.values()), folder / CLASSES_FILE)
+    problems += slips
+    note(
+        "groups of labels that look alike",
+        "each is a class of its own: make them one if they are meant to be",
+        look_alikes(classes.labels),
+    )
     index_of = classes.indices()
     labels = np.array([index_of[label_texts[i]] for i in usable], dtype=np.int64)
     single = [classes.labels[c] for c in np.flatnonzero(np.bincount(labels) == 1)]
     note("classes with a single image", "it trains and none validates", single)
 
-    tests, ambiguous_tests = _list_tests(folder)
+    tests, ambiguous_tests, test_listing = _list_tests(folder)
     note("test ids with more than one image file", "keep one of each", ambiguous_tests, True)
+    problems += _odd_files(test_listing, "not predicted")
     dataset = Dataset(
         folder=folder,
         ids=tuple(usable),
@@ -243,112 +261,136 @@ def read_dataset(folder: Path) -> Dataset:
     )
     if not contradictions and not ambiguous and len(classes) < 2:
         raise InputError(
-            f"{folder} must have labelled images of at least two classes, found {len(usable)} "
-            f"labelled images of {len(classes)} classes"
+            f"{folder} must have labelled images of at least two classes, found "
+            f"{_count(len(usable), 'labelled image')} of {_count(len(classes), 'class', 'es')}"
             + "".join(f"; {problem.line()}" for problem in problems)
         )
     return dataset
 
 
-def read_test_images(folder: Path) -> dict[str, Path]:
+def _labels_by_id(table: LabelRows) -> tuple[dict[str, set[str]], dict[str, int]]:
+    """The labels of each id, and in how many rows it stands."""
+    labels_of: dict[str, set[str]] = {}
+    times: dict[str, int] = {}
+    for image_id, label in table.rows:
+        times[image_id] = times.get(image_id, 0) + 1
+        labels_of.setdefault(image_id, set()).add(label)
+    return labels_of, times
+
+
+def _advice(missing: set[str], listing: Listing) -> str:
+    """What becomes of rows without an image, and where images of these names lie instead."""
+    names = {i.rpartition("/")[2] for i in missing}
+    folders = sorted(
+        {i.rpartition("/")[0] for i in listing.images if "/" in i and i.rpartition("/")[2] in names}
+    )
+    if not folders:
+        return "left out"
+    where = ", ".join(f"{listing.folder.name}/{printable(inner)}/" for inner in folders[:3])
+    return f"left out; {where} has such names: move its images up, or write the folder into the ids"
+
+
+def _odd_files(listing: Listing | None, consequence: str) -> list[Problem]:
+    if listing is None or not listing.odd:
+        return []
+    return [
+        Problem(
+            what=f"files in {listing.folder.name}/ that are no images",
+            consequence=f"{consequence}; images are {' '.join(SUFFIXES)}",
+            items=listing.odd,
+        )
+    ]
+
+
+def _name(image_id: str, path: Path) -> str:
+    """The name of an image's file below the folder of images."""
+    return f"{image_id}{path.suffix}"
+
+
+def _names(image_id: str, paths: list[Path]) -> str:
+    return ", ".join(_name(image_id, path) for path in paths)
+
+
+def _in_folders(ids: tuple[str, ...]) -> str:
+    """How many of the images lie in which folders; nothing where none does."""
+    folders = [i.rpartition("/")[0] for i in ids if "/" in i]
+    if not folders:
+        return ""
+    names = first_few(f"{printable(name)}/" for name in sorted(set(folders)))
+    return f", {len(folders)} of them in folders: {names}"
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{'' if number == 1 else plural}"
+
+
+def read_test_images(
+    folder: Path, say: Callable[[str], None] = lambda line: None
+) -> dict[str, Path]:
     """The image files to predict by id, sorted by id.
+
+    Args:
+        say: is told, in a line, of files that will have no prediction.
 
     Raises:
         InputError: there are none, or an id has more than one.
     """
-    tests, ambiguous = _list_tests(folder)
+    tests, ambiguous, listing = _list_tests(folder)
+    odd = _odd_files(listing, "not predicted")
+    for problem in odd:
+        say(f"warning: {problem.line()}")
     if ambiguous:
         raise InputError(
-            f"{folder / 'test_images'} must hold one image file an id, found "
+            f"{folder / 'test_images'} must hold one image file per id, found "
             f"{first_few(ambiguous)}: keep one of each"
         )
     if not tests:
         raise InputError(
             f"{folder / 'test_images'} must hold the images to predict "
-            f"({', '.join(SUFFIXES)}), found none"
+            f"({', '.join(SUFFIXES)}), found none" + "".join(f"; {p.line()}" for p in odd)
         )
     return tests
 
 
-def _list_tests(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """The test images by id, sorted, and the ids that have more than one file."""
-    images = _list_folder(folder / "test_images", may_be_absent=True)
-    ids = sorted_texts(images)
-    ambiguous = [", ".join(p.name for p in images[i]) for i in ids if len(images[i]) > 1]
-    return {image_id: images[image_id][0] for image_id in ids}, ambiguous
+def refuse_input(path: Path, folder: Path, option: str) -> None:
+    """Keep an output from replacing what a data folder holds.
+
+    Raises:
+        InputError: `path`, links followed, is a file that is read from `folder`.
+    """
+    target = Path(os.path.realpath(path))
+    inputs = [folder / name for name in INPUT_FILES]
+    is_file = any(_is_same(target, known) for known in inputs)
+    roots = [Path(os.path.realpath(folder / name)) for name in IMAGE_FOLDERS]
+    if is_file or any(root == target or root in target.parents for root in roots):
+        raise InputError(
+            f"{option} must not replace what lies in the data folder {folder}, got {str(path)!r}: "
+            "give another name"
+        )
 
 
-def _list_folder(folder: Path, *, may_be_absent: bool = False) -> dict[str, list[Path]]:
-    if not folder.is_dir():
-        if may_be_absent:
-            return {}
+def _is_same(target: Path, known: Path) -> bool:
+    try:
+        return target.samefile(known)
+    except OSError:
+        return target == Path(os.path.realpath(known))
+
+
+def _list_tests(folder: Path) -> tuple[dict[str, Path], list[str], Listing | None]:
+    """The test images by id, sorted, ids that have more than one file, and all that lies there."""
+    images = folder / "test_images"
+    if not os.path.lexists(images):
+        return {}, [], None
+    listing = _list_folder(images)
+    ids = sorted_texts(listing.images)
+    ambiguous = [_names(i, listing.images[i]) for i in ids if len(listing.images[i]) > 1]
+    return {i: listing.images[i][0] for i in ids}, ambiguous, listing
+
+
+def _list_folder(folder: Path) -> Listing:
+    if not os.path.lexists(folder):
         raise InputError(
             f"{folder.parent} must hold {LABELS_FILE} and the folder {folder.name}/, "
             f"found no {folder.name}/"
         )
     return list_images(folder)
-
-
-def list_images(folder: Path) -> dict[str, list[Path]]:
-    """The image files directly in `folder`, by stem; more than one where stems collide."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            found.setdefault(path.stem, []).append(path)
-    return found
-
-
-def _read_label_rows(path: Path, images: dict[str, list[Path]]) -> list[tuple[str, str]]:
-    """`(id, label)` of each row of the labels file, which may or may not have a header."""
-    if not path.is_file():
-        raise InputError(f"{path.parent} must hold {path.name} (id,label), found none")
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as handle:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(handle) if any(row)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} must be a CSV file in UTF-8: {error}") from None
-    if not rows:
-        raise InputError(f"{path} must have a row id,label for each image, found no rows")
-    id_column, label_column = 0, 1
-    if _is_header(rows, images):
-        header = [cell.lower() for cell in rows[0]]
-        if "id" in header and "label" in header:
-            id_column, label_column = header.index("id"), header.index("label")
-        elif len(header) != 2:
-            raise InputError(f"{path} must have the columns id,label, found {','.join(header)}")
-        first = 2
-    else:
-        first = 1
-    width = len(rows[0])
-    if width < 2:
-        raise InputError(f"{path} must have two columns, id,label, found one: {rows[0][0]!r}")
-    for number, row in enumerate(rows, start=1):
-        if len(row) != width:
-            raise InputError(
-                f"{path} must have {width} columns in every row, found {len(row)} in row {number}"
-            )
-    if first == 1 and width != 2:
-        raise InputError(f"{path} must name its columns id and label, found {width} without names")
-    return [(_stem(row[id_column], images), row[label_column]) for row in rows[first - 1 :]]
-
-
-def _stem(image_id: str, images: dict[str, list[Path]]) -> str:
-    """The id without an image suffix; files are often named in full in such tables."""
-    path = Path(image_id)
-    if image_id not in images and path.suffix.lower() in SUFFIXES:
-        return path.stem
-    return image_id
-
-
-def _is_header(rows: list[list[str]], images: dict[str, list[Path]]) -> bool:
-    """Whether the first row holds names of columns.
-
-    The published file has no header: its first row names an existing image and is data. A first
-    row whose id has no image is a header too, unless its label stands in other rows.
-    """
-    first = rows[0]
-    if _stem(first[0], images) in images:
-        return False
-    if {"id", "label"} <= {cell.lower() for cell in first}:
-        return True
-    return len(first) != 2 or first[1] not in {row[1] for row in rows[1:] if len(row) > 1}

@@ -19,12 +19,14 @@ class LoadedData:
         images: `(N, 3, S, S)` uint8, memory-mapped, S the model's image size.
         rows: `(len(dataset.ids),)` int64, row of each id in `images`.
         digest: of ids, labels and contents.
+        notes: about the decoded images, for people.
     """
 
     dataset: Dataset
     images: torch.Tensor
     rows: np.ndarray
     digest: str
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """What the data is and what is wrong with it, for people."""
@@ -34,6 +36,7 @@ class LoadedData:
             f"{len(dataset.classes)} classes, {len(dataset.test_ids)} test images, "
             f"digest {self.digest}",
             *(f"warning: {problem.line()}" for problem in dataset.problems),
+            *(f"warning: {note}" for note in self.notes),
         ]
 
     def on(self, device: torch.device) -> "LoadedData":
@@ -53,12 +56,16 @@ def load_data(
     cache_root: Path | None = None,
     num_workers: int = 0,
     progress: Progress | None = None,
+    obey_exif: bool = True,
 ) -> LoadedData:
     """Read a data folder and decode its labelled images, or find them decoded.
 
     They are cached at the very size that the model sees. With room for crops (1.25 times that)
     training pictures were sharper, but each validation picture was resized twice: F1 was lower by
     0.03 in `benchmarks.quality`, the cache larger by half and slower to build.
+
+    Args:
+        obey_exif: turn images as their metadata asks for.
 
     Raises:
         InputError: nothing to train on, or contradictions in the folder.
@@ -71,8 +78,11 @@ def load_data(
         cache_root=cache_root,
         num_workers=num_workers,
         progress=progress,
+        obey_exif=obey_exif,
     )
     rows = np.array([row for row in range(len(dataset.files)) if row not in cache.bad])
     usable = dataset.without(cache.bad)
     digest = dataset_digest(usable, tuple(cache.digests[row] for row in rows))
-    return LoadedData(dataset=usable, images=cache.images, rows=rows, digest=digest)
+    return LoadedData(
+        dataset=usable, images=cache.images, rows=rows, digest=digest, notes=cache.notes
+    )

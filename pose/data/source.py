@@ -1,5 +1,6 @@
 """Where a data folder comes from: a path, the drawn poses, or Kaggle."""
 
+import os
 from pathlib import Path
 
 from pose.config import DataSetup, DemoSetup
@@ -23,10 +24,11 @@ def locate_dataset(setup: DataSetup) -> Path | None:
         return DEMO_FOLDER if (DEMO_FOLDER / DEMO_MARKER).exists() else None
     if setup.dataset is not None:
         folder = Path(setup.dataset)
-        if not folder.is_dir():
+        # os.path's word: pathlib's raises where a name is too long or may not be looked at.
+        if not os.path.isdir(folder):
             raise InputError(
                 f"dataset must be a folder with {LABELS_FILE} and train_images/, "
-                f"got {setup.dataset!r}, which is no folder; dataset demo draws one"
+                f"got {setup.dataset[:200]!r}, which is no folder; dataset demo draws one"
             )
         return _descend(folder)
     return _descend(Path("dataset")) if Path("dataset").is_dir() else None
@@ -70,8 +72,8 @@ def draw_demo(setup: DemoSetup, display: Display) -> Path:
 def _descend(folder: Path) -> Path:
     """`folder`, or the `dataset/` folder in it where the data lies there."""
     nested = folder / "dataset"
-    has_data = (folder / LABELS_FILE).exists() or (folder / "train_images").exists()
-    return nested if not has_data and nested.is_dir() else folder
+    has_data = any(os.path.lexists(folder / name) for name in (LABELS_FILE, "train_images"))
+    return nested if not has_data and os.path.isdir(nested) else folder
 
 
 def _download(handle: str) -> Path:

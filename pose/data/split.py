@@ -32,7 +32,12 @@ def split_indices(
     eligible = rows[~single]
     num_classes = int((counts > 1).sum())
     num_val = int(np.ceil(len(eligible) * val_fraction))
-    if num_classes == 0 or num_val < num_classes or len(eligible) - num_val < num_classes:
+    if num_classes == 0:
+        raise InputError(
+            f"a class must have two images at least to be trained and validated on, found one "
+            f"image of each of {len(counts)} classes: add labelled images"
+        )
+    if num_val < num_classes or len(eligible) - num_val < num_classes:
         raise InputError(
             f"val_fraction must leave rows for {num_classes} classes on both sides, "
             f"got {val_fraction} of {len(eligible)} rows: change it or add labelled images"
@@ -53,3 +58,14 @@ def split_rows(labels: np.ndarray, recipe: Recipe, seed: int) -> tuple[np.ndarra
     """
     split_seed = seed if recipe.split_seed is None else recipe.split_seed
     return split_indices(labels, val_fraction=recipe.val_fraction, split_seed=split_seed)
+
+
+def unvalidated_classes(labels: np.ndarray, recipe: Recipe) -> list[int]:
+    """The classes that have no row that validates, in the split of a seed or the shared one."""
+    seeds = recipe.seeds if recipe.split_seed is None else recipe.seeds[:1]
+    classes = set(labels.tolist())
+    missing: set[int] = set()
+    for seed in seeds:
+        _, val = split_rows(labels, recipe, seed)
+        missing |= classes - set(labels[val].tolist())
+    return sorted(missing)

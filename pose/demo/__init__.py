@@ -1,2 +1,1 @@
-"""The demo data: 10,681 real poses, drawn as clothed figures, so that everything runs without a
-download."""
+"""The demo data: 10,681 real poses, drawn as clothed figures; it needs no download."""

@@ -14,10 +14,11 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,7 @@ def mirror_names() -> dict[str, str]:
 
 
 def write_demo(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     num_train: int | None,
     num_test: int,
     seed: int = 0,
@@ -176,10 +177,11 @@ def choose_skeletons(
     train_counts = _share_out(num_train, left)
     train = [s[len(s) - n :] for s, n in zip(shuffled, train_counts, strict=True)]
     test = [s[:n] for s, n in zip(shuffled, test_counts, strict=True)]
-    return tuple(
+    train_ids, test_ids = (
         np.random.default_rng([seed, 3, split]).permutation(np.concatenate(chosen))
         for split, chosen in enumerate((train, test))
     )
+    return train_ids, test_ids
 
 
 def _share_out(total: int, available: list[int]) -> list[int]:
@@ -266,21 +268,21 @@ def _write_tables(draft: Path, train: np.ndarray, test: np.ndarray) -> None:
         rows = [(first + index, int(labels[skeleton])) for index, skeleton in enumerate(chosen)]
         _write_csv(draft / name, ("id", "label"), rows)
     mirrors = mirror_names()
-    rows = [
+    classes = [
         (label, name, names.index(mirrors[name]) if name in mirrors else "")
         for label, name in enumerate(names)
     ]
-    _write_csv(draft / "classes.csv", ("label", "name", "mirror"), rows)
+    _write_csv(draft / "classes.csv", ("label", "name", "mirror"), classes)
 
 
-def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
+def _write_csv(path: Path, header: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
 
 
-def _holds_demo(folder: Path, marker: dict) -> bool:
+def _holds_demo(folder: Path, marker: dict[str, Any]) -> bool:
     """True if the folder holds this demo data, False if it is free; ValueError otherwise."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False

@@ -10,7 +10,8 @@ ear, 19-21 left big toe, small toe, heel, 22-24 right.
 import colorsys
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -26,6 +27,7 @@ _EARS = {"right": 17, "left": 18}
 
 Color = tuple[int, int, int]
 Point = tuple[float, float]
+Choice = TypeVar("Choice")
 
 _SKINS: tuple[Color, ...] = (
     (255, 224, 196),
@@ -69,6 +71,8 @@ class _Body:
     """One skeleton on the canvas."""
 
     points: tuple[Point | None, ...]  # 25, px from the upper left corner; None: not found
+    neck: Point
+    mid_hip: Point
     unit: float  # px from neck to mid hip when seen from the side
     axis: Point  # unit vector from mid hip to neck
     view: str  # "front", "back" or "side"
@@ -190,16 +194,21 @@ def _place_body(
     points = tuple(
         (float(x), float(y)) if ok else None for (x, y), ok in zip(xy, found, strict=True)
     )
-    head = _head_center(points, (float(axis[0]), float(axis[1])), unit)
-    face = (xy[_NOSE, 0] - head[0], xy[_NOSE, 1] - head[1]) if found[_NOSE] else None
-    return _Body(
+    body = _Body(
         points=points,
+        neck=(float(xy[_NECK, 0]), float(xy[_NECK, 1])),
+        mid_hip=(float(xy[_MID_HIP, 0]), float(xy[_MID_HIP, 1])),
         unit=unit,
         axis=(float(axis[0]), float(axis[1])),
         view=view,
         near=near,
-        face=face,
+        face=None,
     )
+    nose = points[_NOSE]
+    if nose is None:
+        return body
+    head = _head_center(body)
+    return replace(body, face=(nose[0] - head[0], nose[1] - head[1]))
 
 
 def _body_unit(xy: np.ndarray, found: np.ndarray) -> float:
@@ -217,20 +226,17 @@ def _body_unit(xy: np.ndarray, found: np.ndarray) -> float:
     return sorted((torso, thigh or torso, shank or torso))[1]
 
 
-def _head_center(points: tuple[Point | None, ...], axis: Point, unit: float) -> Point:
+def _head_center(body: _Body) -> Point:
     """Centre of the head: between the ears, else the one ear, else by the nose and the neck."""
-    right_ear, left_ear = points[17], points[18]
-    neck = points[_NECK]
-    above = (neck[0] + 0.40 * unit * axis[0], neck[1] + 0.40 * unit * axis[1])
-    if right_ear and left_ear:
-        center = _mid(right_ear, left_ear)
-    elif right_ear or left_ear:
+    neck, unit = body.neck, body.unit
+    ears = [ear for ear in (body.points[17], body.points[18]) if ear is not None]
+    nose = body.points[_NOSE]
+    above = _move(neck, body.axis, 0.40 * unit)
+    if ears:
         # In profile the only ear lies in the middle of the head.
-        center = right_ear or left_ear
-    elif points[_NOSE]:
-        center = _mid(points[_NOSE], above)
+        center = _mid(ears[0], ears[1]) if len(ears) == 2 else ears[0]
     else:
-        center = above
+        center = above if nose is None else _mid(nose, above)
     # A head far from its neck is a wrong detection: keep it on the body.
     reach = math.dist(center, neck)
     limit = 0.55 * unit
@@ -305,22 +311,18 @@ def _draw_leg(draw: ImageDraw.ImageDraw, body: _Body, look: _Look, side: str) ->
     shade = _is_far(body, side)
     _paint_limb(draw, joints, radii, look.skin, shade)
     if ankle is not None:
-        _draw_shoe(draw, body, look, side, knee, ankle, shade)
+        _draw_shoe(draw, body, look, side, (knee, ankle))
     wide = tuple(1.10 * r for r in radii)
     _paint_limb(draw, *_cut(joints, wide, look.trouser_leg), look.trousers, shade)
 
 
 def _draw_shoe(
-    draw: ImageDraw.ImageDraw,
-    body: _Body,
-    look: _Look,
-    side: str,
-    knee: Point,
-    ankle: Point,
-    shade: bool,
+    draw: ImageDraw.ImageDraw, body: _Body, look: _Look, side: str, shank: tuple[Point, Point]
 ) -> None:
+    """The shoe below a `shank`, which goes from knee to ankle."""
+    knee, ankle = shank
     unit = body.unit
-    toes = [body.points[k] for k in _FEET[side][:2] if body.points[k] is not None]
+    toes = [toe for toe in (body.points[k] for k in _FEET[side][:2]) if toe is not None]
     heel = body.points[_FEET[side][2]] or _beyond(knee, ankle, 0.07 * unit)
     toe = _mid(toes[0], toes[-1]) if toes else _beyond(knee, ankle, 0.14 * unit)
     # A foot is no longer than a shank; what is farther off is a wrong detection.
@@ -330,15 +332,14 @@ def _draw_shoe(
     if math.dist(heel, ankle) > 0.4 * unit:
         heel = ankle
     thick = unit * min(look.width, 1.1)
-    _paint_limb(
-        draw, (ankle, heel, toe), (0.065 * thick, 0.072 * thick, 0.064 * thick), look.shoes, shade
-    )
+    radii = (0.065 * thick, 0.072 * thick, 0.064 * thick)
+    _paint_limb(draw, (ankle, heel, toe), radii, look.shoes, _is_far(body, side))
 
 
 def _draw_torso(draw: ImageDraw.ImageDraw, body: _Body, look: _Look) -> None:
     points, unit = body.points, body.unit
     thick = unit * look.width
-    neck, mid_hip = points[_NECK], points[_MID_HIP]
+    neck, mid_hip = body.neck, body.mid_hip
     shoulders = [points[k] or neck for k in (2, 5)]
     hips = [points[k] or mid_hip for k in (9, 12)]
     waist = [_lerp(s, h, 0.62) for s, h in zip(shoulders, hips, strict=True)]
@@ -373,9 +374,8 @@ def _draw_torso(draw: ImageDraw.ImageDraw, body: _Body, look: _Look) -> None:
 
 
 def _draw_head(draw: ImageDraw.ImageDraw, body: _Body, look: _Look) -> None:
-    points, unit = body.points, body.unit
-    neck = points[_NECK]
-    center = _head_center(points, body.axis, unit)
+    neck, unit = body.neck, body.unit
+    center = _head_center(body)
     reach = math.dist(neck, center)
     up = ((center[0] - neck[0]) / reach, (center[1] - neck[1]) / reach) if reach else body.axis
     _paint_limb(draw, (neck, center), (0.085 * unit * look.width, 0.085 * unit), look.skin, True)
@@ -398,7 +398,7 @@ def _draw_head(draw: ImageDraw.ImageDraw, body: _Body, look: _Look) -> None:
         if body.face is not None:  # the throat, in front of the hair
             _paint_limb(draw, (neck, center), (0.08 * unit,) * 2, _edge(look.skin, 0.9), False)
     if body.face is None:
-        _paint_ellipse(draw, hair_center, up, 0.97 * tall, 1.04 * wide, hair, grow)
+        _paint_ellipse(draw, hair_center, up, (0.97 * tall, 1.04 * wide), hair, grow)
         return
 
     # The face reaches below the hair, so that hair frames it and makes no beard.
@@ -407,24 +407,17 @@ def _draw_head(draw: ImageDraw.ImageDraw, body: _Body, look: _Look) -> None:
         face_center = _move(face_center, up, 0.04 * unit)
     else:
         crown = _move(hair_center, up, 0.30 * tall * (1.2 - min(look.hair_length, 1.0)))
-        _paint_ellipse(draw, crown, up, 0.92 * tall, 1.06 * wide, hair, grow)
-    height = tall if bald else 0.84 * tall
-    _paint_ellipse(
-        draw, face_center, up, height, 0.92 * wide, look.skin, grow if bald else 0.5 * grow
-    )
-    _draw_face(draw, face_center, up, across, turn, look, unit)
+        _paint_ellipse(draw, crown, up, (0.92 * tall, 1.06 * wide), hair, grow)
+    radii = (tall if bald else 0.84 * tall, 0.92 * wide)
+    _paint_ellipse(draw, face_center, up, radii, look.skin, grow if bald else 0.5 * grow)
+    _draw_face(draw, look, unit, face_center, up, turn)
 
 
 def _draw_face(
-    draw: ImageDraw.ImageDraw,
-    center: Point,
-    up: Point,
-    across: Point,
-    turn: float,
-    look: _Look,
-    unit: float,
+    draw: ImageDraw.ImageDraw, look: _Look, unit: float, center: Point, up: Point, turn: float
 ) -> None:
     """Eyes, nose and mouth of a face that turns by `turn` (-1 to 1) to our right."""
+    across = (-up[1], up[0])
     dark = _scale_color(look.skin, 0.35)
     shift = 0.10 * unit * turn
     for side in (-1, 1):
@@ -554,12 +547,12 @@ def _paint_ellipse(
     draw: ImageDraw.ImageDraw,
     center: Point,
     up: Point,
-    tall: float,
-    wide: float,
+    radii: tuple[float, float],
     color: Color,
     grow: float,
 ) -> None:
-    """A turned ellipse, `tall` px along `up` and `wide` across from its centre, with an outline."""
+    """A turned ellipse with an outline; `radii` in px, along `up` and across."""
+    tall, wide = radii
     for extra, fill in ((grow, _edge(color)), (0.0, color)):
         a, b = wide + extra, tall + extra
         draw.polygon(
@@ -643,7 +636,7 @@ def _beyond(start: Point, end: Point, distance: float) -> Point:
 # ---- colours ----
 
 
-def _pick(rng: np.random.Generator, choices: tuple):
+def _pick(rng: np.random.Generator, choices: tuple[Choice, ...]) -> Choice:
     return choices[int(rng.integers(len(choices)))]
 
 
@@ -653,11 +646,13 @@ def _hsv(hue: float, saturation: float, value: float) -> Color:
 
 
 def _scale_color(color: Color, factor: float) -> Color:
-    return tuple(min(255, round(factor * c)) for c in color)
+    red, green, blue = (min(255, round(factor * c)) for c in color)
+    return red, green, blue
 
 
 def _blend(a: Color, b: Color, t: float) -> Color:
-    return tuple(round(x + t * (y - x)) for x, y in zip(a, b, strict=True))
+    red, green, blue = (round(x + t * (y - x)) for x, y in zip(a, b, strict=True))
+    return red, green, blue
 
 
 def _edge(color: Color, factor: float = 0.68) -> Color:

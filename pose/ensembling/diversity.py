@@ -8,7 +8,8 @@ import numpy as np
 
 def agreement(probs: np.ndarray, combined: np.ndarray) -> np.ndarray:
     """Part of the images `(M,)` on which each member predicts what `combined` `(N, C)` does."""
-    return (probs.argmax(axis=2) == combined.argmax(axis=1)).mean(axis=1)
+    shares: np.ndarray = (probs.argmax(axis=2) == combined.argmax(axis=1)).mean(axis=1)
+    return shares
 
 
 def unanimity(probs: np.ndarray) -> float:

@@ -49,7 +49,8 @@ class Member:
 
 
 def check_compatible(members: Sequence[Member]) -> None:
-    """
+    """Refuse members that cannot vote together.
+
     Raises:
         InputError: members that know other classes than the first.
     """

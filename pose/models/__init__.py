@@ -9,6 +9,7 @@ import pkgutil
 import sys
 
 import pose_models
+from pose_models import *  # noqa: F403
 
 for _module in pkgutil.iter_modules(pose_models.__path__):
     sys.modules[f"{__name__}.{_module.name}"] = importlib.import_module(

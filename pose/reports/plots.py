@@ -74,7 +74,7 @@ def plot_confusion(confusion: np.ndarray, names: tuple[str, ...], title: str) ->
             if confusion[row, column]:
                 color = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(
-                    column, row, confusion[row, column], ha="center", va="center",
+                    column, row, str(confusion[row, column]), ha="center", va="center",
                     color=color, fontsize=8,
                 )  # fmt: skip
     return figure

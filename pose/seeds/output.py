@@ -42,6 +42,7 @@ def write_results(
     write_predictions(job.output / seed_folder.VAL_PREDICTIONS, val_predictions)
     seed_folder.write_history(job.output, state.history)
     names = loaded.dataset.classes.names
+    assert val_predictions.labels is not None
     confusion = metrics.confusion_matrix(
         val_predictions.labels, val_predictions.preds(), len(names)
     )

@@ -21,6 +21,7 @@ from pose.stop import Stop, ending
 from pose.training.loop import train
 from pose.training.predict import batches_of_images
 from pose.training.state import TrainState, start_state
+from pose.training.step import Step
 from pose_models import ImageClassifier, build_model
 
 # The high-pass channel's statistics come from this many training images at most: the mean of
@@ -40,6 +41,7 @@ def load_job_data(job: SeedJob, display: Display) -> LoadedData:
         job.cache_root,
         job.num_workers,
         display.cache_progress,
+        job.recipe.exif == "obey",
     )
 
 
@@ -92,10 +94,7 @@ def _train(
         display.show_epoch(job.seed, row, state.best_epoch)
 
     stop_reason = train(
-        state,
-        data,
-        recipe,
-        precision=precision,
+        Step(state, data, recipe, precision),
         callbacks=[save_then_log],
         stop=stop,
         progress=display.start_seed(job.seed, recipe, state.num_epochs_done, job.time_limit),
@@ -122,8 +121,10 @@ def _train(
 def _find_checkpoint(
     job: SeedJob, identity: dict[str, Any], tracker: SeedTracker, display: Display
 ) -> dict[str, Any] | None:
-    """The newest checkpoint of this very seed that is whole: the last, the one before, the
-    tracker's; None if the seed begins anew. What cannot be used is said in one line."""
+    """The newest checkpoint of this very seed that is whole; None if the seed begins anew.
+
+    Tried are the last, the one before and the tracker's. What cannot be used is said in one line.
+    """
     problems = []
     for path in _checkpoints(job.output, tracker):
         try:

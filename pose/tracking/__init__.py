@@ -5,6 +5,10 @@ what they carry is decided here. Everything goes by explicit run ids, so that th
 processes can use it.
 """
 
-from pose.tracking.runs import DataRecord, RunRecord, RunRequest, SeedRecord, Tracker, VoteRecord
+from pose.tracking.parents import RunRequest
+from pose.tracking.runs import RunRecord
+from pose.tracking.seeds import DataRecord, SeedRecord
+from pose.tracking.tracker import Tracker
+from pose.tracking.votes import VoteRecord
 
 __all__ = ["DataRecord", "RunRecord", "RunRequest", "SeedRecord", "Tracker", "VoteRecord"]

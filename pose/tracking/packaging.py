@@ -12,15 +12,14 @@ from typing import Any
 import mlflow
 import mlflow.pytorch
 import numpy as np
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import nn
 
 import pose_models
-from pose.tracking.store import Store
+from pose.tracking.store import Store, StoreError, store_errors
 
-# What a loaded model imports. Named here, because inferring them takes 11 seconds a model.
+# What a loaded model imports. Named here, because inferring them takes 11 seconds per model.
 MODEL_PACKAGES = ("mlflow", "torch", "torchvision", "numpy", "pillow", "simplejpeg")
 
 
@@ -45,7 +44,11 @@ def log_model(
     options: dict[str, Any] = {"serialization_format": model_format}
     if model_format == "pt2":
         options["input_example"] = np.zeros((2, 3, 256, 256), dtype=np.uint8)
-    with tempfile.TemporaryDirectory() as staging, _quiet_fluent_run(run_id):
+    with (
+        tempfile.TemporaryDirectory() as staging,
+        store_errors(store.uri),
+        _quiet_fluent_run(run_id),
+    ):
         info = mlflow.pytorch.log_model(
             model,
             name="model",
@@ -57,14 +60,15 @@ def log_model(
         )
     # Leaving MLflow's own context has ended the run; it ends when all is recorded.
     store.client.update_run(run_id, status="RUNNING")
-    return info.model_id
+    model_id: str = info.model_id
+    return model_id
 
 
 def register(store: Store, name: str, run_id: str, model_id: str, tags: Mapping[str, str]) -> int:
     """Register a logged model under `name`; returns the version."""
     try:
         store.client.create_registered_model(name)
-    except MlflowException as error:
+    except StoreError as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     registered = store.client.create_model_version(

@@ -10,9 +10,9 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from pose.ensembling.members import RegisteredMember
-from pose.errors import InputError, known
+from pose.errors import InputError, known, one_line
 from pose.seeds import folder as seed_folder
-from pose.tracking.store import Store
+from pose.tracking.store import Store, StoreError, store_errors
 
 MODEL_NAME = "pose"
 ENSEMBLE_NAME = "pose-ensemble"
@@ -128,11 +128,25 @@ def _member(found: ModelVersion) -> RegisteredMember:
 
 
 def fetch_member(store: Store, member: RegisteredMember, folder: Path) -> None:
-    """Bring a member's config, weights and validation predictions into `folder`."""
+    """Bring a member's config, weights and validation predictions into `folder`.
+
+    Raises:
+        InputError: a file is not there; the message names the member and the file.
+    """
     source = store.client.get_model_version_download_uri(MODEL_NAME, str(member.version))
-    repository = get_artifact_repository(source)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (seed_folder.CONFIG, seed_folder.WEIGHTS):
-        # Copied: of a store on this machine this is the path of the artifact itself.
-        shutil.copy(repository.download_artifacts(f"extra_files/{name}"), folder / name)
-    store.client.download_artifacts(member.run_id, seed_folder.VAL_PREDICTIONS, str(folder))
+    try:
+        with store_errors(store.uri):
+            repository = get_artifact_repository(source)
+            for name in (seed_folder.CONFIG, seed_folder.WEIGHTS):
+                # Copied: of a store on this machine this is the path of the artifact itself.
+                fetched = repository.download_artifacts(f"extra_files/{name}")
+                shutil.copy(fetched, folder / name)
+        name = seed_folder.VAL_PREDICTIONS
+        store.client.download_artifacts(member.run_id, name, str(folder))
+    except StoreError as error:
+        raise InputError(
+            f"{member.run} seed {member.seed} ({member.uri}) must have its files in MLflow, found "
+            f"no {name} ({one_line(error.__cause__ or error)}): were they moved or removed? Train "
+            "this seed again, or vote with another run"
+        ) from error

@@ -1,25 +1,74 @@
 """The tracking store: how it is reached, and the few questions that all records ask it."""
 
+import contextlib
+import functools
 import json
 import logging
 import os
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from pose.errors import InputError, one_line
 from pose.files import locked
 
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"
+
+
+class StoreError(InputError):
+    """The tracking store refused or did not answer.
+
+    Attributes:
+        error_code: MLflow's, empty where another library failed.
+    """
+
+    def __init__(self, uri: str, error: Exception) -> None:
+        super().__init__(
+            f"the tracking store {shown_uri(uri)} must do what it is asked, found: "
+            f"{shown_uri(one_line(error))}"
+        )
+        self.error_code = str(getattr(error, "error_code", ""))
+
+
+@contextlib.contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Give every failure of MLflow's in the block as a `StoreError`.
+
+    MLflow passes on what SQLAlchemy, requests and the file system raise, so no list of types
+    would be whole.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise StoreError(uri, error) from error
+
+
+class _Client:
+    """MLflow's client, each of whose calls fails as a `StoreError`."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._client = mlflow.MlflowClient(tracking_uri=uri)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = getattr(self._client, name)
+
+        @functools.wraps(call)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            with store_errors(self._uri):
+                return call(*args, **kwargs)
+
+        return guarded
 
 
 class Store:
@@ -39,19 +88,47 @@ class Store:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         # Bars for single small files would break the lines of the training.
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        self.client = mlflow.MlflowClient(tracking_uri=self.uri)
+        self.client = _Client(self.uri)
 
     def current_experiment_id(self) -> str:
         """The experiment that the environment chose, else MLflow's default."""
         from mlflow.tracking.fluent import _get_experiment_id
 
-        return _get_experiment_id()
+        with store_errors(self.uri):
+            experiment_id = _get_experiment_id()
+        assert experiment_id is not None
+        return experiment_id
+
+    def context_tags(self) -> dict[str, str]:
+        """Who works here and on which commit, as MLflow's own `start_run` would say."""
+        from mlflow.tracking.context.registry import resolve_tags
+
+        with store_errors(self.uri):
+            return {key: str(value) for key, value in resolve_tags().items()}
+
+    def check_artifact_place(self, experiment_id: str) -> None:
+        """Refuse an experiment whose artifacts would go to a folder that is gone.
+
+        Raises:
+            InputError: they lie on this machine, and the project was moved since.
+        """
+        place = self.client.get_experiment(experiment_id).artifact_location or ""
+        if "://" in place and not place.startswith("file://"):
+            return
+        root = Path(place.removeprefix("file://"))
+        # The store keeps <project>/mlruns/<experiment> as it was called when it was made.
+        if root.is_absolute() and not root.exists() and not root.parent.parent.exists():
+            raise InputError(
+                f"the artifacts of this store must lie in {root}, whose folder is gone: move the "
+                "project back there, link that folder to this one (ln -s), or begin a new store "
+                "(MLFLOW_TRACKING_URI=sqlite:///new.db)"
+            )
 
     def get_run(self, run_id: str) -> Run | None:
         """The run, or None where it is deleted."""
         try:
             run = self.client.get_run(run_id)
-        except MlflowException as error:
+        except StoreError as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
@@ -105,6 +182,8 @@ def connect() -> Store:
             return store
         path = Path(uri.removeprefix("sqlite:///"))
         with locked(path.with_name(f".{path.name}.lock")):
+            if not path.exists():
+                _make_database(path)
             store = Store(uri)
             store.client.search_experiments(max_results=1)
             store.client.search_registered_models(max_results=1)
@@ -116,6 +195,15 @@ def connect() -> Store:
             f"the tracking store {shown_uri(uri)} must be reachable, found: {one_line(error)}; set "
             "MLFLOW_TRACKING_URI or start the server"
         ) from error
+
+
+def _make_database(path: Path) -> None:
+    """Make a store under another name and rename it, so that half a one never has its name."""
+    for left_over in path.parent.glob(f".{path.name}.*.new"):
+        left_over.unlink()
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    Store(f"sqlite:///{new}").client.search_experiments(max_results=1)
+    os.replace(new, path)
 
 
 def shown_uri(uri: str) -> str:

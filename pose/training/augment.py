@@ -10,12 +10,9 @@ import dataclasses
 import functools
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from pose.config import Recipe
 
 # torchvision's RandomResizedCrop: ratios 3/4 to 4/3, ten attempts, else the whole image.
 CROP_RATIO = (3 / 4, 4 / 3)
@@ -79,7 +76,7 @@ PRESETS: dict[str, Preset] = {
         sharpness_probability=0.3,
     ),
     "pose": POSE,
-    # Left and right are learnt sooner where no image says both; flips pay in longer trainings.
+    # Left and right are learnt sooner where no image says both; flips pay in longer runs.
     "pose_unflipped": dataclasses.replace(POSE, flip=False),
 }
 
@@ -109,8 +106,10 @@ class AugmentParams:
 
 @functools.cache
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """`values` on the device, to be read only. Copied there once: a copy waits for the host in
-    every batch, and cannot be part of a CUDA graph."""
+    """`values` on the device, to be read only.
+
+    Copied there once: a copy waits for the host in every batch, and cannot be part of a CUDA graph.
+    """
     return torch.tensor(values, device=device)
 
 
@@ -213,8 +212,11 @@ def augment_batch(images: Tensor, params: AugmentParams, image_size: int) -> Ten
 
 
 def _turn(angle: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Coordinates of the turned crop in -1..1, x first: the pixel's own are the sum of what its
-    column `(n, 2, 1, size)` and its row `(n, 2, size, 1)` give."""
+    """Coordinates of the turned crop in -1..1, x first.
+
+    A pixel's own are the sum of what its column `(n, 2, 1, size)` and its row `(n, 2, size, 1)`
+    give.
+    """
     axis = (torch.arange(size, device=angle.device) + 0.5) * (2 / size) - 1
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]
     across = torch.stack([cos * axis, sin * axis], dim=1)[:, :, None, :]
@@ -223,8 +225,10 @@ def _turn(angle: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _crop_coefficients(params: AugmentParams) -> tuple[Tensor, Tensor]:
-    """Crop coordinates in -1..1 to image coordinates: scale and offset `(n, 2, 1, 1)`, x first,
-    flips included."""
+    """Crop coordinates in -1..1 to image coordinates, flips included.
+
+    Both scale and offset are `(n, 2, 1, 1)`, x first.
+    """
     left_top, extent = params.crop[:, :2], params.crop[:, 2:]
     offset = 2 * left_top + extent - 1
     sign = torch.where(params.is_flipped, -1.0, 1.0)
@@ -245,8 +249,10 @@ def _brightness(across: Tensor, down: Tensor) -> Tensor:
 
 
 def _color_coefficients(color: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-    """What each of the three turns does to the channels of each image, and what it adds to them of
-    the image's mean channels: both `(n, 3, 3, 3)` (turn, out, in).
+    """The matrices of the three turns of each image, both `(n, 3, 3, 3)` (turn, out, in).
+
+    The first is what a turn does to the channels, the second what it adds to them of the image's
+    mean channels.
 
     Brightness, contrast and saturation all blend the image with something, which is black, the
     mean grey, or the grey image: so a batch of mixed orders is one small matrix product a turn.
@@ -269,7 +275,7 @@ def _jitter_color(images: Tensor, matrices: Tensor, mean_matrices: Tensor) -> Te
 
 
 def _sharpen(images: Tensor, is_sharpened: Tensor) -> Tensor:
-    """torchvision's `adjust_sharpness` with factor 2 where marked; borders stay. In place."""
+    """As torchvision's `adjust_sharpness` with factor 2 where marked; borders stay. In place."""
     if images.device.type == "cpu":
         index = is_sharpened.nonzero()[:, 0]
         chosen, amount = images[index], 1.0
@@ -285,67 +291,3 @@ def _sharpen(images: Tensor, is_sharpened: Tensor) -> Tensor:
     if images.device.type == "cpu":
         images[index] = chosen
     return images
-
-
-def mix_batch(
-    images: Tensor, labels: Tensor, num_classes: int, recipe: Recipe, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Random erasing, then mixup or cutmix, where the recipe asks for them.
-
-    Mixup (Zhang et al., 2017, arXiv:1710.09412) and cutmix (Yun et al., 2019, arXiv:1905.04899)
-    take turns by chance when both are on. Erasing (Zhong et al., 2017, arXiv:1708.04896) fills a
-    rectangle of 2 to 20 % of the area with the image's mean colour.
-
-    Returns:
-        images `(n, 3, H, W)`; targets: `labels` `(n,)`, or `(n, num_classes)` float32 if mixed.
-    """
-    device = images.device
-    if recipe.random_erasing:
-        images = _erase(images, recipe.random_erasing, generator)
-    if not (recipe.mixup_alpha or recipe.cutmix_alpha):
-        return images, labels
-    is_cutmix = recipe.cutmix_alpha > 0
-    if recipe.mixup_alpha and recipe.cutmix_alpha:
-        is_cutmix = float(torch.rand((), generator=generator, device=device)) < 0.5
-    alpha = recipe.cutmix_alpha if is_cutmix else recipe.mixup_alpha
-    share = _sample_beta(alpha, generator)
-    one_hot = F.one_hot(labels, num_classes).float()
-    # Each image with its neighbour: batches are shuffled already.
-    others = images.roll(1, dims=0)
-    if is_cutmix:
-        center = torch.rand(1, 2, generator=generator, device=device)
-        is_cut = _rectangles(center, (1 - share).sqrt().expand(1, 2), images.shape[-2:])
-        images = torch.where(is_cut, others, images)
-        # The rectangle is cut off at the borders, so the share is what was really pasted.
-        share = 1 - is_cut.float().mean()
-    else:
-        images = torch.lerp(others, images, share)
-    return images, torch.lerp(one_hot.roll(1, dims=0), one_hot, share)
-
-
-def _sample_beta(alpha: float, generator: torch.Generator) -> Tensor:
-    """One draw of Beta(alpha, alpha)."""
-    # torch's own sampler takes no generator, so NumPy's draws, seeded by it.
-    device = generator.device
-    seed = int(torch.randint(2**62, (), generator=generator, device=device))
-    return torch.tensor(np.random.default_rng(seed).beta(alpha, alpha), device=device).float()
-
-
-def _erase(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    n, device = len(images), images.device
-    draws = torch.rand(n, 5, generator=generator, device=device)
-    area = 0.02 + 0.18 * draws[:, 1]
-    ratio = torch.exp(math.log(3.3) * (2 * draws[:, 2] - 1))
-    size = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=1)
-    is_erased = _rectangles(draws[:, 3:], size, images.shape[-2:])
-    is_erased = is_erased & (draws[:, 0] < probability).view(-1, 1, 1, 1)
-    return torch.where(is_erased, images.mean(dim=(2, 3), keepdim=True), images)
-
-
-def _rectangles(center: Tensor, size: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Masks `(n, 1, H, W)` of rectangles by centre and size `(n, 2)` (x, y) in image sizes."""
-    masks = []
-    for dim, length in ((0, shape[1]), (1, shape[0])):
-        axis = (torch.arange(length, device=center.device) + 0.5) / length
-        masks.append((axis - center[:, dim : dim + 1]).abs() < size[:, dim : dim + 1] / 2)
-    return (masks[1][:, :, None] & masks[0][:, None, :])[:, None]

@@ -4,6 +4,7 @@ Knows tensors, not files or MLflow: whoever wants to save, log or show something
 callback.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -12,37 +13,28 @@ from torch import Tensor
 
 from pose import metrics
 from pose.config import Recipe
-from pose.data.tensors import TrainingData
 from pose.display import BatchProgress
 from pose.errors import DivergedError
 from pose.history import Row
 from pose.stop import Stop
+from pose.training.optimization import ema_decay_at, learning_rate_at
 from pose.training.predict import predict_logits, score_logits
 from pose.training.state import TrainState
-from pose.training.step import (
-    class_weights,
-    set_learning_rate,
-    train_step,
-    training_batch,
-    update_ema,
-)
+from pose.training.step import Step
 
 # Called after each epoch with the state and the epoch's row, which is also the history's last.
 Callback = Callable[[TrainState, Row], None]
 
 
 def train(
-    state: TrainState,
-    data: TrainingData,
-    recipe: Recipe,
+    step: Step,
     *,
-    precision: torch.dtype,
     callbacks: Sequence[Callback] = (),
     stop: Stop = lambda: None,
     progress: BatchProgress = lambda done, total: None,
     time_limit: float | None = None,
 ) -> str:
-    """Train until the recipe or `stop` ends it; `state` then holds the best weights.
+    """Train by `step` until its recipe or `stop` ends it; its state then holds the best weights.
 
     A request to stop takes effect after the batch at work. The epoch it interrupts is dropped:
     the state to continue from is that of the last callback.
@@ -56,8 +48,10 @@ def train(
         Why it ended: `epochs`, `budget`, `patience`, or what `stop` said.
 
     Raises:
-        DivergedError: a loss that is not finite; the message names epoch and step.
+        DivergedError: a loss, a weight or a validation logit that is not finite; the message names
+            the epoch.
     """
+    state, data, recipe = step.state, step.data, step.recipe
     while True:
         pace = Pace(recipe, state, time_limit)
         if pace.is_over():
@@ -65,18 +59,20 @@ def train(
         if recipe.patience and state.num_epochs_done - state.best_epoch >= recipe.patience:
             return "patience"
         started = time.perf_counter()
-        trained = train_one_epoch(state, data, recipe, precision, pace, stop, progress)
+        trained = train_one_epoch(step, pace, stop, progress)
         if trained is None:
             return stop()
         train_seconds = time.perf_counter() - started
-        num_images = trained.pop("num_images")
-        logits = predict_logits(state.scored_model(), data.images, data.val_rows, precision)
+        num_images, learning_rate = trained.pop("num_images"), trained.pop("learning_rate")
+        logits = predict_logits(state.scored_model(), data.images, data.val_rows, step.precision)
         state.validation_seconds = time.perf_counter() - started - train_seconds
+        scores = score_logits(logits, data.labels[data.val_rows], "val")
+        check_validated(state, logits, scores["val_loss"])
         row = {
             "epoch": state.num_epochs_done + 1,
             **trained,
-            **score_logits(logits, data.labels[data.val_rows], "val"),
-            "learning_rate": state.optimizer.param_groups[0]["lr"],
+            **scores,
+            "learning_rate": learning_rate,
             "epoch_seconds": time.perf_counter() - started,
             "images_per_second": num_images / train_seconds,
         }
@@ -119,65 +115,67 @@ class Pace:
         return self._num_epochs_done > 0 and self.progress(0.0) >= 1
 
 
-def train_one_epoch(
-    state: TrainState,
-    data: TrainingData,
-    recipe: Recipe,
-    precision: torch.dtype,
-    pace: Pace,
-    stop: Stop,
-    progress: BatchProgress,
-) -> Row | None:
+def train_one_epoch(step: Step, pace: Pace, stop: Stop, progress: BatchProgress) -> Row | None:
     """One pass over the training rows, or as far as `pace` allows; None if `stop` cut it short.
 
     Returns:
-        `num_images` trained on; `train_loss`, `train_acc`, `train_f1`: running values over the
-        epoch, in training mode on augmented images, as in the original.
+        `num_images` trained on; `learning_rate` of the last step; `train_loss`, `train_acc`,
+        `train_f1`: running values over the epoch, in training mode on augmented images, as in the
+        original.
     """
+    state, data, num_classes = step.state, step.data, step.num_classes
     state.model.train()
     device = state.device
-    num_classes = len(data.mirrors)
-    weight = class_weights(data.labels[data.train_rows], num_classes, recipe.class_weighting)
     order = data.train_rows[torch.randperm(len(data.train_rows), generator=state.shuffle_generator)]
     # Copied once, not in every step.
-    batches = order.to(data.images.device).split(recipe.batch_size)
-    steps_per_epoch = len(batches)
+    batches = split_batches(order.to(data.images.device), step.recipe.batch_size)
+    num_steps_before = state.num_epochs_done * len(batches)
     losses = torch.zeros(len(batches), device=device)
     confusion = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
-    for step, rows in enumerate(batches):
+    learning_rate = 0.0
+    for number, rows in enumerate(batches):
         if stop():
             return None
-        done = pace.progress(step / len(batches))
-        if done >= 1 and step > 0:
-            batches, losses = batches[:step], losses[:step]
+        done = pace.progress(number / len(batches))
+        if done >= 1 and number > 0:
+            batches, losses = batches[:number], losses[:number]
             break
-        set_learning_rate(state, recipe, done)
-        images, labels, targets = training_batch(data, rows, recipe, state.augment_generator)
-        loss, logits = train_step(state, images, targets, recipe, precision, weight)
-        if state.ema is not None:
-            # Shorter at first, so that the average leaves the random weights behind.
-            num_steps = state.num_epochs_done * steps_per_epoch + step
-            decay = min(recipe.ema_decay, (1 + num_steps) / (10 + num_steps))
-            update_ema(state.ema, state.model, decay)
+        learning_rate = learning_rate_at(step.recipe, done)
+        step.set_learning_rate(learning_rate)
+        step.set_ema_decay(ema_decay_at(step.recipe, num_steps_before + number))
+        losses[number], labels, logits = step(rows)
         # Sums stay on the device until the epoch ends. Not bincount, which makes the host wait for
         # CUDA to know the largest value.
-        losses[step] = loss
         pairs = labels * num_classes + logits.argmax(dim=1)
         confusion.scatter_add_(0, pairs, torch.ones_like(pairs))
-        progress(step + 1, len(batches))
-    check_finite(losses, state.num_epochs_done + 1)
+        progress(number + 1, len(batches))
+    check_losses(losses, state.num_epochs_done + 1)
     sizes = torch.tensor([len(rows) for rows in batches], device=device)
     matrix = confusion.view(num_classes, num_classes).cpu().numpy()
     return {
         "num_images": int(sizes.sum()),
+        "learning_rate": learning_rate,
         "train_loss": float((losses * sizes).sum() / sizes.sum()),
         "train_acc": metrics.accuracy(matrix),
         "train_f1": metrics.macro_f1(matrix),
     }
 
 
-def check_finite(losses: Tensor, epoch: int) -> None:
+def split_batches(rows: Tensor, batch_size: int) -> Sequence[Tensor]:
+    """`rows` in batches of `batch_size`, the last one shorter.
+
+    A single row at the end joins the batch before it: batch norm of a 1x1 map cannot learn from
+    one value.
     """
+    batches = rows.split(batch_size)
+    if len(batches) > 1 and len(batches[-1]) < min(2, batch_size):
+        return (*batches[:-2], torch.cat(batches[-2:]))
+    return batches
+
+
+def check_losses(losses: Tensor, epoch: int) -> None:
+    """Refuse to go on from a loss that is not finite.
+
     Raises:
         DivergedError: one of the epoch's losses `(num_steps,)` is not finite.
     """
@@ -188,3 +186,27 @@ def check_finite(losses: Tensor, epoch: int) -> None:
             f"the loss must stay finite, got {float(losses[step - 1])} in epoch {epoch} at step "
             f"{step}: lower learning_rate, or train with precision float32"
         )
+
+
+def check_validated(state: TrainState, logits: Tensor, val_loss: float) -> None:
+    """Called before the epoch is part of the history.
+
+    Args:
+        logits: of the validation images `(num_val, num_classes)`.
+
+    Raises:
+        DivergedError: a weight or statistic of the scored model, a logit, or the loss is not
+            finite.
+    """
+    values = state.scored_model().state_dict().values()
+    checks = {
+        "weights": torch.stack([value.isfinite().all() for value in values]).all(),
+        "validation logits": logits.isfinite().all(),
+        "validation loss": math.isfinite(val_loss),
+    }
+    for name, is_finite in checks.items():
+        if not bool(is_finite):
+            raise DivergedError(
+                f"the {name} must stay finite, got others after epoch {state.num_epochs_done + 1}: "
+                "lower learning_rate, or train with precision float32"
+            )

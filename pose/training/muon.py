@@ -1,4 +1,4 @@
-"""Muon: the optimizer of the convolution kernels in short trainings."""
+"""Muon: the optimizer of the convolution kernels in short runs."""
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,9 @@ class Muon(torch.optim.AdamW):
         super().__init__(groups, lr=learning_rate, weight_decay=weight_decay, fused=True)
         # In bfloat16 where the hardware has it; where it has not, products in it take twenty times
         # as long as in float32, and this would be three quarters of a training step.
-        self.precision = pick_precision("auto", next(model.parameters()).device)
+        device = next(model.parameters()).device
+        is_cpu = device.type == "cpu"
+        self.precision = pick_precision("auto", device) if is_cpu else torch.bfloat16
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -69,7 +71,7 @@ class Muon(torch.optim.AdamW):
                 kernel.grad = None
         return super().step(closure)
 
-    def _update(self, kernel: Tensor, learning_rate: float, weight_decay: float) -> None:
+    def _update(self, kernel: Tensor, learning_rate: float | Tensor, weight_decay: float) -> None:
         state = self.state[kernel]
         if not state:
             # AdamW asks every state for its `step` when a checkpoint is loaded.
@@ -77,6 +79,11 @@ class Muon(torch.optim.AdamW):
         state["momentum"].lerp_(kernel.grad, 1 - MOMENTUM)
         nesterov = kernel.grad.lerp(state["momentum"], MOMENTUM)
         update = orthogonalize(nesterov.flatten(1), self.precision)
-        scale = UPDATE_SCALE * max(update.shape) ** 0.5
+        size = learning_rate * (UPDATE_SCALE * max(update.shape) ** 0.5)
+        update = update.reshape(kernel.shape)
         kernel.mul_(1 - learning_rate * weight_decay)
-        kernel.sub_(update.reshape(kernel.shape), alpha=learning_rate * scale)
+        if isinstance(size, Tensor):
+            # The host would read a tensor given as `alpha`.
+            kernel.addcmul_(update.to(kernel.dtype), size, value=-1)
+        else:
+            kernel.sub_(update, alpha=size)

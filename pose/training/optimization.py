@@ -1,9 +1,9 @@
-"""The optimizer and the learning rate of each step."""
+"""The optimizer, and the learning rate and the averaging of each step."""
 
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pose.config import Recipe
 from pose.training.muon import Muon
@@ -28,6 +28,28 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
 
 
+def hold_learning_rate(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Keep the optimizer's learning rate where its steps run, to be set by `set_learning_rate`.
+
+    On CUDA it is one float32 tensor of all groups, which a captured graph reads in every replay.
+    On the CPU it stays a number: torch's kernels read a tensor there as a number again, and one
+    of float32 would round the rate that the frozen runs train with.
+    """
+    is_cuda = device.type == "cuda"
+    rate = torch.zeros((), device=device) if is_cuda else 0.0
+    for group in optimizer.param_groups:
+        group["lr"], group["capturable"] = rate, is_cuda
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of the next step; waits for nothing."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
 def learning_rate_at(recipe: Recipe, progress: float) -> float:
     """The learning rate at `progress` of the planned training, in [0, 1).
 
@@ -48,3 +70,11 @@ def learning_rate_at(recipe: Recipe, progress: float) -> float:
         falling = min(1.0, (progress - warmup) / (1 - warmup))
         factor = (1 + math.cos(math.pi * falling)) / 2
     return recipe.learning_rate * factor
+
+
+def ema_decay_at(recipe: Recipe, num_steps: int) -> float:
+    """How much of the averaged weights stays after `num_steps` steps and one more.
+
+    Less at first, so that the average leaves the random weights behind.
+    """
+    return min(recipe.ema_decay, (1 + num_steps) / (10 + num_steps))

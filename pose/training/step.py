@@ -6,38 +6,110 @@ from torch.nn import functional as F
 
 from pose.config import Recipe
 from pose.data.tensors import TrainingData
-from pose.training.augment import PRESETS, augment_batch, gather, mix_batch, sample_params
-from pose.training.optimization import learning_rate_at
+from pose.training import optimization
+from pose.training.augment import PRESETS, augment_batch, gather, sample_params
+from pose.training.mixing import mix_batch
 from pose.training.state import TrainState
 
 
-def train_step(
-    state: TrainState,
-    images: Tensor,
-    targets: Tensor,
-    recipe: Recipe,
-    precision: torch.dtype,
-    weight: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """One optimizer step on images and targets as `training_batch` makes them.
+class Step:
+    """One training step of one seed, called with the rows to train on.
 
-    Nothing waits for the device.
-
-    Args:
-        weight: of each class in the loss `(num_classes,)`.
-
-    Returns:
-        the loss `()` and the logits `(n, num_classes)` before the step, on the device.
+    What changes from step to step lies in tensors on the device; the host sets it, reads none of
+    it, and waits for nothing. So a call with rows on the device, and images in its memory, can be
+    captured in a CUDA graph, to be replayed with other rows, rates and draws. A graph holds one
+    number of rows: another one, such as that of an epoch's last batch, is called as it is.
     """
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-        logits = state.model(images)
-    loss = F.cross_entropy(logits, targets, weight=weight, label_smoothing=recipe.label_smoothing)
-    loss.backward()
-    if recipe.clip_grad_norm:
-        nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_grad_norm)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    return loss.detach(), logits.detach()
+
+    def __init__(
+        self, state: TrainState, data: TrainingData, recipe: Recipe, precision: torch.dtype
+    ) -> None:
+        """Takes over the optimizer's learning rate: a checkpoint is loaded before, not after."""
+        self.state, self.data, self.recipe, self.precision = state, data, recipe, precision
+        self.num_classes = len(data.mirrors)
+        self.class_weights = class_weights(
+            data.labels[data.train_rows], self.num_classes, recipe.class_weighting
+        )
+        optimization.hold_learning_rate(state.optimizer, state.device)
+        self.set_learning_rate(recipe.learning_rate)
+        self.average = None
+        if state.ema is not None:
+            self.average = MovingAverage(state.ema, state.model)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Of the next step."""
+        optimization.set_learning_rate(self.state.optimizer, rate)
+
+    def set_ema_decay(self, decay: float) -> None:
+        """Of the next step; does nothing without an average."""
+        if self.average is not None:
+            self.average.set_decay(decay)
+
+    def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Train on the images at `rows` `(n,)`.
+
+        Returns:
+            the loss `()`, the labels `(n,)` int64 after flips, and the logits
+            `(n, num_classes)` float32 before the step, on the device.
+        """
+        images, labels, targets = self.batch(rows)
+        loss, logits = self.update(images, targets)
+        return loss, labels, logits
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels and targets of `rows`, as `training_batch` makes them."""
+        return training_batch(self.data, rows, self.recipe, self.state.augment_generator)
+
+    def update(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Train on images and targets as `batch` makes them; the loss and the logits."""
+        state, clip_grad_norm = self.state, self.recipe.clip_grad_norm
+        is_autocast = self.precision == torch.bfloat16
+        # Each weight is used once per step; a graph would keep the cache of the converted ones.
+        with torch.autocast(
+            images.device.type, torch.bfloat16, enabled=is_autocast, cache_enabled=False
+        ):
+            logits = state.model(images)
+        loss = self.loss(logits, targets)
+        loss.backward()
+        if clip_grad_norm:
+            nn.utils.clip_grad_norm_(state.model.parameters(), clip_grad_norm)
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
+        return loss.detach(), logits.detach()
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """What is minimised, `()` float32."""
+        return F.cross_entropy(
+            logits,
+            targets,
+            weight=self.class_weights,
+            label_smoothing=self.recipe.label_smoothing,
+        )
+
+
+class MovingAverage:
+    """The moving average of a model's weights and statistics, kept in another model."""
+
+    def __init__(self, ema: nn.Module, model: nn.Module) -> None:
+        pairs = list(zip(ema.state_dict().values(), model.state_dict().values(), strict=True))
+        # The models' own tensors, which each step changes in place.
+        self._floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._weight = torch.zeros((), device=next(model.parameters()).device)
+
+    def set_decay(self, decay: float) -> None:
+        """What part of the average stays at the next update, in [0, 1)."""
+        self._weight.fill_(1 - decay)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the model by what does not stay; counts are copied."""
+        averages, values = zip(*self._floating, strict=True)
+        torch._foreach_lerp_(averages, values, [self._weight] * len(averages))
+        for average, value in self._counts:
+            average.copy_(value)
 
 
 def training_batch(
@@ -58,13 +130,6 @@ def training_batch(
     return images, labels, targets
 
 
-def set_learning_rate(state: TrainState, recipe: Recipe, progress: float) -> None:
-    """Set the rate of the next step, a pure function of how far the training is."""
-    rate = learning_rate_at(recipe, progress)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-
-
 def class_weights(labels: Tensor, num_classes: int, weighting: str) -> Tensor | None:
     """Loss weight `(num_classes,)` of each class, with mean 1 over the images; None: all alike.
 
@@ -75,19 +140,3 @@ def class_weights(labels: Tensor, num_classes: int, weighting: str) -> Tensor | 
     counts = torch.bincount(labels, minlength=num_classes).float().clamp(min=1)
     weight = 1 / (counts if weighting == "balanced" else counts.sqrt())
     return weight * counts.sum() / (weight * counts).sum()
-
-
-@torch.no_grad()
-def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the averaged weights and statistics towards the model's by `1 - decay`."""
-    pairs = [
-        (average, value)
-        for average, value in zip(
-            ema.state_dict().values(), model.state_dict().values(), strict=True
-        )
-    ]
-    floating = [pair for pair in pairs if pair[0].is_floating_point()]
-    torch._foreach_lerp_([a for a, _ in floating], [v for _, v in floating], 1 - decay)
-    for average, value in pairs:
-        if not average.is_floating_point():
-            average.copy_(value)

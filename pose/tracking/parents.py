@@ -1,0 +1,158 @@
+"""Which run a command means: its unfinished one, one to add seeds to, or a new one."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlflow.entities import Run
+
+from pose.errors import InputError
+from pose.results import FINISHED_REASONS
+from pose.tracking import registry
+from pose.tracking.store import (
+    PARENT_TAG,
+    Store,
+    is_dead,
+    param_text,
+    process_tags,
+)
+
+SILENCE_SECONDS = 600
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """A run to begin, to continue, or to add seeds to.
+
+    Attributes:
+        name, recipe_digest, dataset_digest: what two commands must share to mean one run.
+        seeds: that the run promises.
+        add_seeds: add these to the newest finished run instead; none: do not.
+        fresh: begin anew even if an unfinished one could be continued.
+        settings: the recipe's by name; says how an unfinished run differs.
+        tags: of the parent, besides those that say what it is.
+    """
+
+    name: str
+    recipe_digest: str
+    dataset_digest: str
+    seeds: tuple[int, ...]
+    add_seeds: tuple[int, ...] = ()
+    fresh: bool = False
+    settings: Mapping[str, Any]
+    tags: Mapping[str, str]
+
+    def identity(self) -> dict[str, str]:
+        """As tags of the parent run."""
+        return {
+            "run": self.name,
+            "recipe_digest": self.recipe_digest,
+            "dataset_digest": self.dataset_digest,
+        }
+
+
+def find_parent(store: Store, experiment_id: str, request: RunRequest) -> Run | None:
+    """The run that `request` goes on with, or None for a new one.
+
+    Raises:
+        InputError: seeds are to be added, and there is no finished run to add them to.
+    """
+    wanted = " and ".join(f"tags.{key} = '{value}'" for key, value in request.identity().items())
+    found = store.client.search_runs(
+        [experiment_id],
+        f"tags.kind = 'train' and {wanted}",
+        order_by=["attributes.start_time DESC"],
+    )
+    if request.add_seeds:
+        return _find_grown(found, request)
+    if request.fresh:
+        return None
+    same_seeds = [run for run in found if seeds_of(run) == request.seeds]
+    newest = same_seeds[0] if same_seeds else None
+    return None if newest is None or registry.is_complete(newest) else newest
+
+
+def _find_grown(found: Sequence[Run], request: RunRequest) -> Run:
+    """The newest run that is finished, or was and lacks seeds that were added."""
+    for run in found:
+        has_added = "added_seeds" in run.data.tags
+        if registry.is_complete(run) or has_added:
+            if registry.is_complete(run) and set(request.add_seeds) <= set(seeds_of(run)):
+                raise InputError(
+                    f"add_seeds must name seeds that run {run.info.run_id} lacks, it has "
+                    f"{run.data.tags['seeds']}"
+                )
+            return run
+    raise InputError(
+        f"add_seeds must find a finished run of {request.name} with the same recipe and data, "
+        "found none: train it first, without add_seeds"
+    )
+
+
+def seeds_of(run: Run) -> tuple[int, ...]:
+    """The seeds that a run promises."""
+    return tuple(int(seed) for seed in run.data.tags.get("seeds", "").split(",") if seed)
+
+
+def refuse_living(parent: Run) -> None:
+    """Refuse to go on with a run that somebody else works on.
+
+    Raises:
+        InputError: a process is at work on `parent`, here or elsewhere.
+    """
+    tags = parent.data.tags
+    if parent.info.status != "RUNNING" or is_dead(tags):
+        return
+    age = time.time() - float(tags.get("heartbeat", parent.info.start_time / 1000))
+    is_here = tags.get("host") == process_tags()["host"]
+    if is_here or age < SILENCE_SECONDS:
+        raise InputError(
+            f"run must not be at work already, but {tags['run']} is, as {parent.info.run_id} in "
+            f"process {tags.get('pid')} on {tags.get('host')} (last heard of {age:.0f} s ago): "
+            "wait for it, or give another --run-name"
+        )
+
+
+def unlike_text(store: Store, experiment_id: str, request: RunRequest) -> str:
+    """How the newest run of this name differs, if it is unfinished.
+
+    A new one begins then, and whoever expected the old one to go on should know why it does not.
+    """
+    found = store.client.search_runs(
+        [experiment_id],
+        f"tags.kind = 'train' and tags.run = '{request.name}'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    if not found or registry.is_complete(found[0]):
+        return ""
+    other = found[0]
+    differences = []
+    if other.data.tags.get("dataset_digest") != request.dataset_digest:
+        differences.append("data")
+    if seeds_of(other) != request.seeds:
+        now = ",".join(map(str, request.seeds))
+        differences.append(f"seeds ({other.data.tags.get('seeds')}, now {now})")
+    children = store.client.search_runs(
+        [experiment_id], f"tags.`{PARENT_TAG}` = '{other.info.run_id}'", max_results=1
+    )
+    params = children[0].data.params if children else {}
+    for name, value in request.settings.items():
+        if name in params and params[name] != param_text(value):
+            differences.append(f"{name} ({params[name]}, now {param_text(value)})")
+    return f"{other.info.run_id} differs in {', '.join(differences) or 'its recipe'}"
+
+
+def close_dead_runs(store: Store, experiment_id: str) -> None:
+    """End as KILLED the runs of this machine whose process is gone."""
+    running = store.client.search_runs(
+        [experiment_id],
+        f"attributes.status = 'RUNNING' and tags.host = '{process_tags()['host']}'",
+    )
+    for run in running:
+        if is_dead(run.data.tags):
+            is_finished = run.data.tags.get("stop_reason") in FINISHED_REASONS
+            if not is_finished:
+                store.set_tags(run.info.run_id, {"stop_reason": "killed"})
+            store.client.set_terminated(run.info.run_id, "FINISHED" if is_finished else "KILLED")

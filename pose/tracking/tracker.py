@@ -1,0 +1,86 @@
+"""Where a command records what it does."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from pose.ensembling.members import RegisteredMember
+from pose.files import locked
+from pose.tracking import registry
+from pose.tracking.parents import RunRequest, close_dead_runs, find_parent, refuse_living
+from pose.tracking.runs import RunRecord, begin_run, continue_run, rename_run
+from pose.tracking.store import connect, process_tags
+from pose.tracking.votes import VoteRecord
+
+
+class Tracker:
+    """Where a command records what it does: the store that the environment names.
+
+    Args:
+        given_run_id: the run that `mlflow run` made for this command, if any. The first run or
+            vote that is opened takes it.
+
+    Raises:
+        InputError: the store cannot be reached.
+    """
+
+    def __init__(self, given_run_id: str | None = None) -> None:
+        self._store = connect()
+        self._given = given_run_id
+
+    def _take_given(self) -> tuple[str | None, str]:
+        """The run that `mlflow run` made, once, and the experiment to record in."""
+        given, self._given = self._given, None
+        if given is None:
+            experiment_id = self._store.current_experiment_id()
+        else:
+            experiment_id = self._store.client.get_run(given).info.experiment_id
+        self._store.check_artifact_place(experiment_id)
+        return given, experiment_id
+
+    def open_run(self, request: RunRequest) -> "RunRecord":
+        """The parent run of `request`: its unfinished one, or a new one.
+
+        `mlflow run` has made a run already. It becomes the parent of a new run; where an
+        unfinished one goes on, that keeps its parent, and the new one is nested below it.
+
+        Raises:
+            InputError: the same run is at work elsewhere, or there is none to add seeds to.
+        """
+        given, experiment_id = self._take_given()
+        # Two commands at once must not both find that there is none.
+        key = "\n".join((self._store.uri, experiment_id, *request.identity().values()))
+        name = f"pose-{os.getuid()}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.lock"
+        with locked(Path(tempfile.gettempdir()) / name):
+            close_dead_runs(self._store, experiment_id)
+            parent = find_parent(self._store, experiment_id, request)
+            if parent is None:
+                return begin_run(self._store, experiment_id, request, given)
+            refuse_living(parent)
+            return continue_run(self._store, parent, request, given)
+
+    def open_vote(self, name: str, tags: Mapping[str, str]) -> "VoteRecord":
+        """The run of a vote: the one that `mlflow run` made, or a new one."""
+        given, experiment_id = self._take_given()
+        tags = {**process_tags(), **tags, "kind": "ensemble"}
+        if given is None:
+            tags = {**self._store.context_tags(), **tags}
+            run = self._store.client.create_run(experiment_id, run_name=name, tags=tags)
+            return VoteRecord(self._store, run.info.run_id)
+        rename_run(self._store, given, name)
+        self._store.set_tags(given, tags)
+        return VoteRecord(self._store, given)
+
+    def newest_run_name(self) -> str:
+        """As `registry.newest_run_name`."""
+        return registry.newest_run_name(self._store)
+
+    def find_members(self, run: str, parent_run_id: str | None = None) -> registry.FoundMembers:
+        """As `registry.find_members`."""
+        return registry.find_members(self._store, run, parent_run_id)
+
+    def fetch_member(self, member: RegisteredMember, folder: Path) -> None:
+        """As `registry.fetch_member`."""
+        registry.fetch_member(self._store, member, folder)

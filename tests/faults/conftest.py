@@ -1,0 +1,115 @@
+"""The campaign of faults: strange input of many kinds, each read right or named in one line.
+
+`make faults` runs it. Every test is one case; at the end the outcomes are counted.
+"""
+
+import collections
+import resource
+import signal
+import stat
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pose.errors import InputError
+from pose_models.decode import BadImageError
+
+# Memory beyond what the interpreter with torch has before the first case, in bytes.
+MAX_MEMORY = 2 << 30
+MAX_SECONDS = 20
+OUTCOMES = ("right", "named", "wrong", "traceback", "hang")
+_counts: collections.Counter = collections.Counter()
+
+
+class _Hang(BaseException):
+    """Not an Exception: nothing that is tested may catch it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.faults)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _counts:
+        counts = ", ".join(f"{outcome} {_counts[outcome]}" for outcome in OUTCOMES)
+        terminalreporter.write_line(f"faults: {sum(_counts.values())} cases: {counts}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def limited_memory():
+    """More memory than `MAX_MEMORY` beyond the start is a MemoryError, which is a traceback."""
+    import torch  # noqa: F401  what it maps is no case's doing
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = pages * resource.getpagesize() + MAX_MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def state_of(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Kind, size and time of change of everything below `folder`."""
+    return {
+        str(path.relative_to(folder)): (
+            stat.S_IFMT(status.st_mode),
+            status.st_size,
+            status.st_mtime_ns,
+        )
+        for path in folder.rglob("*")
+        if (status := path.lstat())
+    }
+
+
+@pytest.fixture(scope="session")
+def judge() -> Callable[..., str]:
+    """Runs an action and counts what became of it.
+
+    `judge(act, is_right, inputs)`: `is_right` of the action's value, None: there is no right
+    reading, it must be named. `inputs`: folder that must be afterwards what it was before. Returns
+    the message where it was named, else "".
+    """
+
+    def run(
+        act: Callable[[], Any],
+        is_right: Callable[[Any], bool] | None,
+        inputs: Path | None = None,
+    ) -> str:
+        before = state_of(inputs) if inputs else {}
+        outcome, message = _outcome(act, is_right)
+        if inputs and state_of(inputs) != before:
+            outcome, message = "wrong", "the input was written to"
+        _counts[outcome] += 1
+        assert outcome in ("right", "named"), f"{outcome}: {message}"
+        return message
+
+    return run
+
+
+def _outcome(act: Callable[[], Any], is_right: Callable[[Any], bool] | None) -> tuple[str, str]:
+    def hang(signum, frame):
+        raise _Hang
+
+    previous = signal.signal(signal.SIGALRM, hang)
+    signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
+    try:
+        value = act()
+    except (InputError, BadImageError) as error:
+        message = str(error)
+        is_line = bool(message) and "\n" not in message and len(message) < 3000
+        return ("named", message) if is_line else ("wrong", f"not a line: {message!r}")
+    except _Hang:
+        return "hang", f"more than {MAX_SECONDS} s"
+    except Exception:
+        return "traceback", traceback.format_exc()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    if is_right is None:
+        return "wrong", f"read as {value!r}"[:500]
+    return ("right", "") if is_right(value) else ("wrong", f"read as {value!r}"[:500])

@@ -1,0 +1,275 @@
+"""One seed as a unit of work, and the engine that trains several."""
+
+import dataclasses
+import multiprocessing
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pose.config import Recipe
+from pose.display import NoDisplay
+from pose.errors import DivergedError, InputError
+from pose.seeds import folder as seed_folder
+from pose.seeds.engines import SAVING_SECONDS, Budget, train_here
+from pose.seeds.job import NoTracking, SeedJob
+from pose.seeds.train import load_job_data, train_seed
+
+TINY = Recipe(model="simple_cnn", image_size=32, batch_size=16, num_epochs=3, seeds=(4, 5))
+
+
+def job_in(folder: Path, dataset: Path, seed: int = 4, **changes) -> SeedJob:
+    return SeedJob(
+        run="tiny",
+        recipe=dataclasses.replace(TINY, **changes),
+        seed=seed,
+        dataset=dataset,
+        output=folder / f"seed_{seed}",
+        device="cpu",
+        precision="float32",
+    )
+
+
+def never() -> None:
+    return None
+
+
+def weights_of(job: SeedJob) -> dict[str, torch.Tensor]:
+    return torch.load(job.output / seed_folder.WEIGHTS, weights_only=True)
+
+
+class Listener(NoTracking):
+    """A tracker that remembers how the seed ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[str, str]] = []
+
+    def finish(self, status: str, stop_reason: str) -> None:
+        self.ends.append((status, stop_reason))
+
+
+class Said(NoDisplay):
+    """A display that remembers its lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def train_without_mlflow(job: SeedJob) -> None:
+    sys.modules["mlflow"] = None  # importing it fails from now on
+    torch.set_num_threads(1)
+    with pytest.raises(ImportError):
+        import mlflow  # noqa: F401
+    train_seed(job, load_job_data(job, NoDisplay()), NoTracking(), NoDisplay(), never)
+
+
+def test_a_process_without_mlflow_trains_the_same_weights(tmp_path, stripes):
+    here, there = job_in(tmp_path / "here", stripes), job_in(tmp_path / "there", stripes)
+    process = multiprocessing.get_context("spawn").Process(
+        target=train_without_mlflow, args=(there,)
+    )
+    process.start()
+    train_seed(here, load_job_data(here, NoDisplay()), NoTracking(), NoDisplay(), never)
+    process.join(120)
+    assert process.exitcode == 0
+    ours, theirs = weights_of(here), weights_of(there)
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_seeds_of_an_engine_come_in_order_and_differ(tmp_path, stripes):
+    jobs = [job_in(tmp_path, stripes, seed) for seed in (4, 5)]
+    loaded = load_job_data(jobs[0], NoDisplay())
+    trackers = {job.seed: Listener() for job in jobs}
+    results = list(
+        train_here(jobs, lambda job: trackers[job.seed], NoDisplay(), never, loaded=loaded)
+    )
+    assert [result.seed for result in results] == [4, 5]
+    assert [tracker.ends for tracker in trackers.values()] == [[("FINISHED", "epochs")]] * 2
+    first, second = (seed_folder.read_model(job.output)[1] for job in jobs)
+    assert first.weights_sha256 != second.weights_sha256
+
+
+def test_a_stopped_seed_is_killed_and_ends_the_engine(tmp_path, stripes):
+    jobs = [job_in(tmp_path, stripes, seed) for seed in (4, 5)]
+    loaded = load_job_data(jobs[0], NoDisplay())
+    tracker = Listener()
+    asked = iter([None, None, None])
+    results = list(
+        train_here(
+            jobs, lambda job: tracker, NoDisplay(), lambda: next(asked, "signal"), loaded=loaded
+        )
+    )
+    assert [result.stop_reason for result in results] == ["signal"]
+    assert tracker.ends == [("KILLED", "signal")]
+
+
+def test_a_seed_that_diverges_fails_by_name_and_leaves_no_model(tmp_path, stripes):
+    job = job_in(tmp_path, stripes, optimizer="adam", learning_rate=1e12, schedule="constant")
+    tracker = Listener()
+    with pytest.raises(DivergedError, match="^seed 4: "):
+        list(
+            train_here(
+                [job],
+                lambda job: tracker,
+                NoDisplay(),
+                never,
+                loaded=load_job_data(job, NoDisplay()),
+            )
+        )
+    assert tracker.ends == [("FAILED", "diverged")]
+    assert not (job.output / seed_folder.WEIGHTS).exists()
+
+
+def test_an_error_is_reported_as_one(tmp_path, stripes):
+    job = job_in(tmp_path, stripes)
+    tracker = Listener()
+
+    class Broken(NoDisplay):
+        def show_epoch(self, *_):
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        train_seed(job, load_job_data(job, NoDisplay()), tracker, Broken(), never)
+    assert tracker.ends == [("FAILED", "error")]
+
+
+def test_a_label_that_looks_like_mathematics_is_drawn(tmp_path, make_dataset):
+    data = make_dataset(tmp_path / "data", labels=("$x$ costs $", r"$\bad{"), num_per_class=20)
+    job, display = job_in(tmp_path, data), Said()
+    train_seed(job, load_job_data(job, display), NoTracking(), display, never)
+    assert not [line for line in display.lines if "could not be drawn" in line]
+    assert (job.output / seed_folder.CONFUSION_PLOT).stat().st_size > 1000
+
+
+# Checkpoints
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, stripes) -> SeedJob:
+    """A seed that was stopped in its third epoch, with two checkpoints."""
+    job = job_in(tmp_path_factory.mktemp("stopped"), stripes)
+    epochs = []
+
+    class Counting(NoDisplay):
+        def show_epoch(self, *_):
+            epochs.append(1)
+
+    loaded = load_job_data(job, NoDisplay())
+    stop = lambda: "signal" if len(epochs) == 2 else None  # noqa: E731
+    result = train_seed(job, loaded, NoTracking(), Counting(), stop)
+    assert result.num_epochs == 2
+    return job
+
+
+def continue_from(stopped: SeedJob, folder: Path, **changes) -> tuple[int, list[str]]:
+    """Finish a copy of the stopped seed: epochs that it began with, and what was said."""
+    display, begun_with = Said(), []
+    display.start_seed = lambda seed, recipe, num_epochs_done, time_limit: (
+        begun_with.append(num_epochs_done) or (lambda done, total: None)
+    )
+    job = dataclasses.replace(
+        stopped, output=folder, recipe=dataclasses.replace(stopped.recipe, **changes)
+    )
+    train_seed(job, load_job_data(job, display), NoTracking(), display, never)
+    return begun_with[0], display.lines
+
+
+@pytest.fixture
+def copied(stopped, tmp_path) -> Path:
+    folder = tmp_path / "seed_4"
+    folder.mkdir()
+    for name in (seed_folder.CHECKPOINT, seed_folder.PREVIOUS_CHECKPOINT):
+        (folder / name).write_bytes((stopped.output / name).read_bytes())
+    return folder
+
+
+def flip_bit(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at // 8] ^= 1 << at % 8
+    path.write_bytes(data)
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_noticed(copied):
+    path = copied / seed_folder.CHECKPOINT
+    whole = path.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    places = torch.randint(len(whole) * 8, (400,), generator=generator).tolist()
+    # The last bytes are the seal itself.
+    for at in [*places, len(whole) * 8 - 1, len(whole) * 8 - 600]:
+        flip_bit(path, at)
+        with pytest.raises(InputError, match="must be a whole checkpoint"):
+            seed_folder.read_checkpoint(path)
+        path.write_bytes(whole)
+    seed_folder.read_checkpoint(path)
+
+
+def test_torch_reads_a_sealed_checkpoint(copied):
+    loaded = torch.load(copied / seed_folder.CHECKPOINT, weights_only=True)
+    assert len(loaded["history"]) == 2
+
+
+def test_a_whole_checkpoint_is_continued_in_silence(stopped, copied):
+    assert continue_from(stopped, copied) == (2, [])
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "flipped"])
+def test_a_damaged_checkpoint_costs_one_epoch(stopped, copied, damage):
+    path = copied / seed_folder.CHECKPOINT
+    data = path.read_bytes()
+    if damage == "flipped":
+        flip_bit(path, 8 * len(data) // 2)
+    else:
+        path.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "text": b"hello"}[damage])
+    begun_with, lines = continue_from(stopped, copied)
+    assert begun_with == 1
+    (line,) = lines
+    assert "must be a whole checkpoint" in line
+    assert line.endswith(f"seed 4 goes on from {copied / seed_folder.PREVIOUS_CHECKPOINT}")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"learning_rate": 1e-4}, {"num_epochs": 4}, {"batch_size": 8}, {"ema_decay": 0.0}]
+)
+def test_a_checkpoint_of_another_recipe_is_not_used(stopped, copied, changes):
+    begun_with, lines = continue_from(stopped, copied, **changes)
+    assert begun_with == 0
+    assert lines[0].endswith("seed 4 begins anew")
+
+
+def test_a_checkpoint_of_another_seed_is_not_used(stopped, copied):
+    begun_with, lines = continue_from(dataclasses.replace(stopped, seed=5), copied)
+    assert begun_with == 0
+    assert "seed 5 begins anew" in lines[0]
+
+
+def test_weights_that_are_not_the_saved_ones_are_refused(tmp_path, stripes):
+    jobs = [job_in(tmp_path, stripes, seed) for seed in (4, 5)]
+    loaded = load_job_data(jobs[0], NoDisplay())
+    list(train_here(jobs, lambda job: NoTracking(), NoDisplay(), never, loaded=loaded))
+    first, second = (job.output / seed_folder.WEIGHTS for job in jobs)
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(InputError, match="member 4 must have the weights that were saved"):
+        seed_folder.read_model(jobs[0].output, "member 4")
+
+
+# Budget
+
+
+def test_each_seed_has_an_equal_share_of_what_the_others_left():
+    budget = Budget(100, 4)
+    assert budget.share() == pytest.approx(25 - SAVING_SECONDS)
+    budget.spend(20, overhead=10)
+    assert budget.share() == pytest.approx(70 / 3 - 10)
+    budget.spend(30, overhead=0)
+    assert budget.share() == pytest.approx(40 / 2 - 5)
+
+
+def test_a_share_is_never_nothing():
+    budget = Budget(10, 2)
+    budget.spend(40)
+    assert budget.share() > 0
