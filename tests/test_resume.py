@@ -137,7 +137,7 @@ def test_the_same_run_into_another_folder_is_refused_while_it_is_at_work(project
         assert "Traceback" not in said
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def test_a_new_run_says_how_the_unfinished_one_differs(project, data):
@@ -155,7 +155,7 @@ def test_a_new_run_says_how_the_unfinished_one_differs(project, data):
 def test_a_killed_training_continues_below_its_parent_through_mlflow_run(project, straight, data):
     process = start_training(project, data)
     process.kill()
-    process.wait()
+    process.communicate()
     (parent,) = project.runs("train")
     assert parent.info.status == "RUNNING"  # nobody was left to say otherwise
 
@@ -215,4 +215,4 @@ def test_a_second_process_may_not_train_into_the_same_folder(project, data):
         assert "Traceback" not in said
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
