@@ -1,4 +1,4 @@
-"""Models by name, and all that a finished one needs: it travels with every saved model.
+"""Models by name, and all that a finished one needs; the package travels with each saved model.
 
 A model takes raw RGB images and gives logits; what it does to the pixels first is part of it.
 Needs torch, torchvision, NumPy and Pillow, and nothing of `pose`.

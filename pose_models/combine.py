@@ -29,12 +29,12 @@ class Combination:
             raise ValueError(f"rule must be one of {', '.join(RULES)}, got {self.rule!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """The combination as plain values for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Combination":
-        """What `to_dict` gave."""
+        """The combination that `to_dict` wrote."""
         return cls(**values)
 
 
@@ -60,6 +60,6 @@ def combine(probs: Tensor, how: Combination = SOFT) -> Tensor:
     num_members, _, num_classes = probs.shape
     votes = torch.nn.functional.one_hot(exact.argmax(dim=2), num_classes)
     shares = votes.to(exact.dtype).mean(dim=0)
-    # Too small to overturn a vote, of which each is worth 1 / num_members, and enough for a tie.
+    # Too small to overturn a vote (each is worth 1 / num_members), but enough to break a tie.
     shares = shares + mean / (2 * num_members)
     return shares / shares.sum(dim=1, keepdim=True)

@@ -1,7 +1,7 @@
-"""The bytes of one image file to one RGB array.
+"""From the bytes of one image file to one RGB array.
 
 Only the formats listed here are ever opened: Pillow knows some that start other programs (an EPS
-file starts Ghostscript, whatever its name is).
+file starts Ghostscript, whatever its name).
 """
 
 import contextlib
@@ -21,23 +21,23 @@ except ImportError:  # where only the training core is wanted; Pillow then does 
     simplejpeg = None
 
 JPEG_START = b"\xff\xd8\xff"
-# What libjpeg says of lost pixels. Pillow hears it too, and returns a half-grey picture.
+# What libjpeg says when pixels are lost. Pillow hears it too, and returns a half-grey picture.
 JPEG_DAMAGE = ("premature end", "bad huffman", "instead of rst")
-# Pillow's names of the formats that are opened.
+# Pillow's names for the formats that are opened.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 SUFFIXES = (
     ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif",
 )  # fmt: skip
-# Photographs, and not read: Pillow alone cannot.
+# Photographs that are not read: Pillow alone cannot read them.
 HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis")
 HEIC_MESSAGE = "HEIC is not read: convert it to JPG"
 
-# The largest photographs of telephones have 200 megapixels. What a header claims beyond that is
+# The largest phone photographs have 200 megapixels. What a header claims beyond that is
 # damage or malice, and decoding it would take more than 2 GB.
 MAX_PIXELS = 201_000_000
-# Larger images are decoded one at a time and made smaller before anything copies them: else some
-# threads with one each would take all memory.
+# Larger images are decoded one at a time and made smaller before anything copies them: otherwise
+# a few threads with one each would take all the memory.
 LARGE_PIXELS = 25_000_000
 # A black JPG has 500 pixels per byte at most; a file of fewer bytes has lost its end.
 JPEG_PIXELS_PER_BYTE = 1000
@@ -56,24 +56,24 @@ _TURNS = {
 
 
 class BadImageError(Exception):
-    """A file that is no image, or is cut short. The message says why, in a few words."""
+    """A file that is not an image, or is cut short. The message says why, in a few words."""
 
 
 def read_image(data: bytes, size: int, obey_exif: bool = True) -> np.ndarray:
-    """The image in the bytes of a file as `(3, size, size)` uint8, its aspect ratio not kept.
+    """The image in the bytes of a file as `(3, size, size)` uint8; its aspect ratio is not kept.
 
     The array is a view in whatever memory order the decoder has: copy it to where it belongs.
 
     Resizing is bilinear over the whole footprint of a pixel (antialiased), as in torchvision's
-    `Resize` on Pillow images; JPGs of more than `size` are decoded at the smallest fraction of
-    their size (in eighths) that is not below it. Of several frames or pages the first is read.
+    `Resize` on Pillow images; JPGs larger than `size` are decoded at the smallest fraction of
+    their size (in eighths) that is not below it. Of several frames or pages, the first is read.
 
     Args:
-        obey_exif: turn and mirror the image as its metadata (EXIF orientation) asks for. TIFF
+        obey_exif: turn and mirror the image as its metadata (EXIF orientation) asks. TIFF
             files are turned in any case, as Pillow does it while it reads them.
 
     Raises:
-        BadImageError: the bytes are no image, are cut short, or claim more than `MAX_PIXELS`.
+        BadImageError: the bytes are not an image, are cut short, or claim more than `MAX_PIXELS`.
     """
     if not data:
         raise BadImageError("an empty file")
@@ -90,7 +90,7 @@ def orientation_of(data: bytes) -> int:
     """The EXIF orientation that an image's metadata asks for, 1 (as it is) to 8.
 
     Raises:
-        BadImageError: the bytes are no image.
+        BadImageError: the bytes are not an image.
     """
     with _words_of_decoders():
         return _jpeg_orientation(data) if data.startswith(JPEG_START) else _orientation(_open(data))
@@ -103,7 +103,7 @@ def _words_of_decoders() -> Iterator[None]:
         yield
     except BadImageError:
         raise
-    # Pillow's decoders are many, and on damaged bytes each raises what it stumbles over: besides
+    # Pillow has many decoders, and on damaged bytes each raises what it stumbles over: besides
     # OSError, SyntaxError and ValueError, IndexError (PNG), RuntimeError (AVIF), KeyError,
     # struct.error and more. None of it is about our code: it only passes bytes on.
     except Exception as error:
@@ -124,7 +124,7 @@ def _resize(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
-    """A view of the square `(3, S, S)` as its orientation asks for."""
+    """A view of the square `(3, S, S)`, turned as its orientation asks."""
     transpose, flip_rows, flip_columns = _TURNS.get(orientation, (False, False, False))
     if transpose:
         image = image.transpose(0, 2, 1)
@@ -177,7 +177,7 @@ def _check_jpeg_size(width: int, height: int, num_bytes: int) -> None:
 
 
 def _jpeg_orientation(data: bytes) -> int:
-    # Metadata stands in front of the pixels; most images of a data set have none to be parsed.
+    # Metadata stands in front of the pixels; most images of a data set have none to parse.
     start = data[: 1 << 18]
     if b"Exif\0\0" not in start and b"tiff:Orientation" not in start:
         return 1
@@ -185,7 +185,7 @@ def _jpeg_orientation(data: bytes) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 where metadata is damaged: the pixels may be whole."""
+    """The orientation; 1 where metadata is damaged, since the pixels may be whole."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     # Damaged EXIF raises what it stumbles over, as damaged images do.
@@ -198,7 +198,7 @@ def _open(data: bytes) -> Image.Image:
     """The image, its header read and its size checked.
 
     Raises:
-        BadImageError: of no format that is opened, or too large.
+        BadImageError: it is in none of the formats that are opened, or too large.
     """
     if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
         raise BadImageError(HEIC_MESSAGE)
@@ -210,10 +210,10 @@ def _open(data: bytes) -> Image.Image:
         factory, accepts = Image.OPEN.get(name, (None, None))
         if factory is None or accepts is None or accepts(data[:16]) is not True:
             continue
-        # Not `Image.open(formats=...)`: that warns of half of the size that is refused here.
+        # Not `Image.open(formats=...)`: that already warns at half the size that is refused here.
         try:
             image = factory(io.BytesIO(data), "")
-        # What Pillow's own `open` takes for a sign of another format.
+        # Pillow's own `open` takes these as a sign of another format.
         except (SyntaxError, IndexError, TypeError, struct.error):
             raise BadImageError("not an image") from None
         _check_size(*image.size)
@@ -259,7 +259,7 @@ def _rgb_array(image: Image.Image, size: int) -> np.ndarray:
     if image.mode.startswith("I;16"):
         image = _eight_bits(image)
     elif image.mode in ("P", "PA"):
-        # Straight to RGB, Pillow warns of the transparency that is dropped.
+        # If it went straight to RGB, Pillow would warn that transparency is dropped.
         image = image.convert("RGBA")
     elif image.mode == "1":
         image = image.convert("L")
@@ -269,7 +269,7 @@ def _rgb_array(image: Image.Image, size: int) -> np.ndarray:
 def _eight_bits(image: Image.Image) -> Image.Image:
     """16-bit grey as 8-bit grey; Pillow cuts off at 255: nearly all would be white."""
     gray = np.empty((image.height, image.width), dtype=np.uint8)
-    # In bands, so that a large image is not there several times.
+    # In bands, so that memory never holds a large image several times.
     for top in range(0, image.height, 256):
         band = image.crop((0, top, image.width, min(top + 256, image.height)))
         gray[top : top + 256] = np.asarray(band) >> 8
@@ -277,7 +277,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _smaller(image: Image.Image, size: int) -> Image.Image:
-    """A large image by the whole factor that leaves it twice `size` at least; others as is."""
+    """A large image reduced by the whole factor that leaves at least twice `size`; others as is."""
     factor = min(image.width, image.height) // (2 * size)
     if image.width * image.height <= LARGE_PIXELS or factor < 2:
         return image

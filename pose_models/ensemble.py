@@ -14,10 +14,10 @@ class SeedEnsemble(nn.Module):
 
     Attributes:
         labels: the label of each column of the logits.
-        how: the combination that the vote's predictions were made by.
+        how: the combination that the vote's predictions were made with.
     """
 
-    # What ensembles saved before there were other combinations are.
+    # For ensembles that were saved before there were other combinations.
     how: Combination = SOFT
 
     def __init__(self, members: Sequence[ImageClassifier], how: Combination = SOFT) -> None:
@@ -34,5 +34,5 @@ class SeedEnsemble(nn.Module):
         """
         probs = torch.stack([member(images).softmax(dim=1) for member in self.members])
         combined = combine(probs, self.how)
-        # Zero is the softmax of no finite logit; this one is as small as float32 has.
+        # Finite logits never have a softmax of zero; this is the smallest normal float32.
         return combined.clamp_min(torch.finfo(torch.float32).tiny).log().float()

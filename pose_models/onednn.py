@@ -2,7 +2,7 @@
 
 PyTorch's own batch norm and max-pooling spend more time on the large maps of the first blocks
 than oneDNN's do on tensors in its own layout: a step of `simple_cnn` takes 0.8 of the time. The
-values are those of the usual layout within rounding.
+values are those of the usual layout, up to rounding.
 """
 
 import torch
@@ -16,7 +16,7 @@ class Conv2d(nn.Conv2d):
         """`(N, in_channels, H, W)` to `(N, out_channels, H', W')`, in the layout of `x`."""
         if not x.is_mkldnn:
             return super().forward(x)
-        # Weights stay as they are: their gradients then are ordinary tensors.
+        # Weights stay as they are, so that their gradients are ordinary tensors.
         weight = self.weight.to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         assert not isinstance(self.padding, str)
@@ -26,7 +26,7 @@ class Conv2d(nn.Conv2d):
 
 
 def to_onednn(x: Tensor) -> Tensor:
-    """`x` in oneDNN's layout, as autocast's type; unchanged where that cannot be."""
+    """`x` in oneDNN's layout, in autocast's type; unchanged where that is not possible."""
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return x
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype

@@ -34,7 +34,7 @@ class Preprocess(nn.Module):
     """Resizes and normalises; adds the high-pass channel of `simple_cnn_v2` where asked to.
 
     Args:
-        image_size: height and width of what comes out.
+        image_size: height and width of the output.
         high_pass: append a fourth channel. Its mean and standard deviation are those of the
             published competition data until `fit_high_pass` replaces them.
     """
@@ -55,11 +55,11 @@ class Preprocess(nn.Module):
 
     @property
     def num_channels(self) -> int:
-        """Channels of what comes out: 3, or 4 with the high-pass channel."""
+        """Channels of the output: 3, or 4 with the high-pass channel."""
         return self.mean.shape[1]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Network input of RGB images.
+        """The network's input for RGB images.
 
         Args:
             images: `(N, 3, H, W)`, uint8 in 0..255 or floating point in 0..1, any H and W.

@@ -29,8 +29,8 @@ class SimpleCNN(nn.Module):
     `simple_cnn_v2`: 455,490 with 4 channels and no bias.
 
     Attributes:
-        predicts_in_onednn: use oneDNN's layout in evaluation too. Off, since forward hooks and
-            exporters of a finished model expect ordinary tensors.
+        predicts_in_onednn: use oneDNN's layout in evaluation too. Off by default, since forward
+            hooks and exporters of a finished model expect ordinary tensors.
     """
 
     predicts_in_onednn = False

@@ -50,7 +50,7 @@ def check_model_name(name: str) -> None:
     """Refuse an unknown name.
 
     Raises:
-        ValueError: no model has this name; the message lists those that there are.
+        ValueError: no model has this name; the message lists the known ones.
     """
     if name in MODELS:
         return
@@ -98,7 +98,7 @@ def _torchvision_classifiers(torchvision_models: ModuleType) -> list[str]:
 
 
 def _build_torchvision(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
-    # Imported here: torchvision takes half a second that other models need not pay.
+    # Imported here: torchvision takes half a second, which other models need not pay.
     from torchvision import models as torchvision_models
 
     extra = {"image_size": image_size} if name.startswith("vit_") else {}

@@ -6,7 +6,7 @@ processes. Which files belong to it and what they mean is the caller's business.
 A cache is not believed blindly. Its key has each file's path, size and time of modification. When
 it is opened, files whose time of change differs from the index and `NUM_SAMPLES` more, spread
 evenly, are hashed again, and pixels are compared with their checksums (all of a small cache, a
-part of a large one). What does not agree is built anew, and said.
+part of a large one). What does not agree is built anew, and the user is told.
 """
 
 import concurrent.futures
@@ -35,13 +35,13 @@ from pose_models.decode import BadImageError, read_image
 # Part of every key: raise it when the same files would be decoded to other bytes.
 FORMAT = 5
 
-# Files that are hashed again when a cache is opened: in 64 that are spread evenly, an exchange of
-# one file in twenty is missed in 4 cases of 100.
+# Files that are hashed again when a cache is opened: with 64, spread evenly, replacing one file
+# in twenty goes unnoticed in 4 cases out of 100.
 NUM_SAMPLES = 64
-# Bytes of pixels that are compared with their checksums then.
+# Bytes of pixels that are compared with their checksums at the same time.
 CHECKED_BYTES = 64 << 20
 
-# Images that one task decodes and writes: what they take stays in the second-level cache.
+# Images that one task decodes and writes: so many fit in the second-level cache.
 CHUNK = 16
 
 # The file that makes a folder a cache; it is written last.
@@ -76,7 +76,7 @@ class _DamagedError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """What was asked for: the files at a size, turned as they ask for or not."""
+    """What was asked for: the files at a size, turned as they ask, or not."""
 
     files: Sequence[Path]
     size: int
@@ -112,12 +112,12 @@ def open_cache(
     damaged or no longer agrees with the files is built anew.
 
     A cache that was built here is returned before it is on disk: a thread sees to that, and the
-    process does not end before. If it is killed before, the next one builds anew.
+    process does not end before it has. If it is killed earlier, the next one builds anew.
 
     Args:
         num_workers: threads that decode; 0: one per core.
         progress: called while building, from this thread.
-        obey_exif: turn images as their metadata asks for.
+        obey_exif: turn images as their metadata asks.
 
     Raises:
         InputError: the cache's folder cannot be written to, or its disk has no room.
@@ -255,7 +255,7 @@ def _key(request: _Request) -> str:
             stat = path.stat()
             version = f"{stat.st_size}\0{stat.st_mtime_ns}"
         except OSError:
-            # A link to nowhere: one of the bad files, as everything that cannot be read.
+            # A link to nowhere: one of the bad files, like everything that cannot be read.
             version = "unreadable"
         digest.update(b"\n" + os.fsencode(path.absolute()) + f"\0{version}".encode())
     return f"{digest.hexdigest()[:20]}-{request.size}px"
@@ -272,7 +272,7 @@ def _build(
         InputError: the disk has no room.
         OSError: the folder cannot be written to.
     """
-    # What an interrupted build left behind; the lock says that nobody is at work in it.
+    # What an interrupted build left behind; the lock says that nobody else is at work in it.
     _remove(folder)
     _check_room(request.num_bytes, folder.parent)
     try:
@@ -309,8 +309,8 @@ def _decode_all(
     thread = threading.local()
 
     def decode(rows: range) -> None:
-        # Written, not mapped: a memory-mapped file costs a page fault for every 4 KiB. One array a
-        # thread: new ones for each task cost 4 % of the time.
+        # Written, not mapped: a memory-mapped file costs a page fault for every 4 KiB. One array
+        # per thread: new ones for each task cost 4 % of the time.
         if not hasattr(thread, "chunk"):
             thread.chunk = np.empty((CHUNK, *image_shape), dtype=np.uint8)
         chunk = thread.chunk[: len(rows)]
@@ -355,7 +355,7 @@ def _check_room(num_bytes: int, root: Path) -> None:
     Raises:
         InputError: the disk has no room for so many bytes.
     """
-    # Asked first: a disk that was filled to see whether it is large enough is full for everyone.
+    # Asked first: a disk that is filled to see whether it is large enough is full for everyone.
     if shutil.disk_usage(root).free < num_bytes:
         raise _no_room(num_bytes, root)
 
@@ -375,7 +375,7 @@ def _reserve(descriptor: int, num_bytes: int) -> None:
             os.posix_fallocate(descriptor, 0, num_bytes)
             return
         except OSError as error:
-            # Some file systems cannot.
+            # Some file systems cannot do this.
             if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
                 raise
     # macOS has no such call: room is taken as it is written.

@@ -19,7 +19,7 @@ class ClassList:
     """Classes in the order of their indices, which is the order of the columns of every `probs`.
 
     Attributes:
-        labels: label texts as in the CSV file, sorted as numbers where all are, else as text.
+        labels: label texts as in the CSV file, sorted by value where all are numbers, else as text.
         names: one per class, for people; the label itself where no `classes.csv` names it.
         mirrors: class index of each class's mirror image, or `NEVER_FLIPPED`.
     """
@@ -51,7 +51,7 @@ def sorted_texts(texts: Iterable[str]) -> list[str]:
 def read_classes(labels: set[str], path: Path) -> tuple[ClassList, list[Problem]]:
     """The class list of `labels`, and what in `classes.csv` is likely to be a slip.
 
-    Names and mirrors are from that file where it exists.
+    Names and mirrors come from that file where it exists.
 
     Raises:
         InputError: the file cannot be read, lacks a label, has one twice, or its mirrors do not

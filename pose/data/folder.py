@@ -46,7 +46,7 @@ class Dataset:
         test_ids: `(M,)` of the images to predict, sorted.
         test_files: `(M,)`.
         num_turned: images whose metadata asks for another orientation than they are stored in;
-            None where nobody looked.
+            None where nobody has looked.
     """
 
     folder: Path
@@ -148,7 +148,7 @@ def check_images(
 
     Args:
         num_workers: threads that decode; 0: one per core.
-        progress: called with images done and in all.
+        progress: called with the number of images done and in all.
     """
     files = [*dataset.files, *dataset.test_files]
     ids = [*dataset.ids, *dataset.test_ids]
@@ -330,7 +330,7 @@ def read_test_images(
     """The image files to predict by id, sorted by id.
 
     Args:
-        say: is told, in a line, of files that will have no prediction.
+        say: is told, in one line, of files that will have no prediction.
 
     Raises:
         InputError: there are none, or an id has more than one.

@@ -1,4 +1,4 @@
-"""The labels file: which label each id has. What ids name is asked of the images' listing."""
+"""The labels file: which label each id has. The images' listing says which image an id names."""
 
 import dataclasses
 import os
@@ -12,7 +12,7 @@ from pose.data.table import TableRow, column_of, read_table, shown_cells
 from pose.errors import InputError
 from pose_models.decode import HEIC_SUFFIXES, SUFFIXES
 
-# Letters of other alphabets that no one tells from Latin ones: a typist's slip makes a class of it.
+# Letters of other alphabets that look just like Latin ones: one typing slip makes a new class.
 _TWINS = str.maketrans("АВСЕНКМОРТХУаеорсухіΑΒΕΖΗΙΚΜΝΟΡΤΥΧο", "ABCEHKMOPTXYaeopcyxiABEZHIKMNOPTYXo")
 
 
@@ -33,14 +33,14 @@ def read_label_rows(path: Path, images: Listing | None = None) -> LabelRows:
     """`(id, label)` of each row of a labels file, which may or may not have a header.
 
     The published file has no header: a first row whose id names an existing image is data. So is
-    one of two cells whose label stands in other rows too. Columns are found by the names id and
+    one of two cells whose label is found in other rows too. Columns are found by the names id and
     label, one of which is enough where there are two; without these names they are id, label.
 
     Args:
-        images: what ids may name. Without it they are taken as they stand, without suffix.
+        images: what ids may name. Without it they are taken as they stand, less a suffix.
 
     Raises:
-        InputError: the file cannot be read, or its columns cannot be told.
+        InputError: the file cannot be read, or its columns cannot be told apart.
     """
     if not os.path.lexists(path):
         raise InputError(f"{path.parent} must hold {path.name} (id,label), found none")
@@ -86,14 +86,14 @@ def match_id(text: str, images: Listing | None) -> str:
 
 
 def _forms(text: str, images: Listing | None) -> Iterator[str]:
-    """`text` as it stands, then as other systems and programs write the same."""
+    """`text` as it stands, then as other systems and programs write it."""
     yield text
     path = text.replace("\\", "/").removeprefix("./")
     yield path
     if images is not None:
         yield path.removeprefix(f"{images.folder.name}/")
     if not text.isascii():
-        # macOS takes letters and accents apart in the names of files.
+        # macOS takes letters and accents apart in file names.
         for form in ("NFC", "NFD"):
             yield unicodedata.normalize(form, path)
 
@@ -125,7 +125,7 @@ def _columns(path: Path, table: list[TableRow], images: Listing | None) -> tuple
 
 
 def look_alikes(labels: Iterable[str]) -> list[str]:
-    """The groups of labels that a person would take for one, each in words that tell them apart."""
+    """The groups of labels that a person would take for one, in words that tell them apart."""
     groups: dict[str, list[str]] = {}
     for label in sorted(labels):
         groups.setdefault(_look(label), []).append(label)
@@ -135,8 +135,8 @@ def look_alikes(labels: Iterable[str]) -> list[str]:
 def _look(label: str) -> str:
     """What labels that look alike share.
 
-    Without case, white space, invisible characters, accents' encoding, trailing zeros and the
-    alphabet of letters that look the same.
+    It leaves out case, white space, invisible characters, accents' encoding, trailing zeros and
+    the alphabet of letters that look the same.
     """
     text = unicodedata.normalize("NFKC", label)
     text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc"))

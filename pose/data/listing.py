@@ -11,7 +11,7 @@ from pose_models.decode import HEIC_SUFFIXES, SUFFIXES
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What lies in a folder of images and in the folders in it; hidden things are no part of it.
+    """What lies in a folder of images and in the folders in it; hidden things are left out.
 
     Attributes:
         images: the files of each id, which is the name below the folder without its suffix
@@ -33,7 +33,7 @@ class Listing:
 def list_images(folder: Path) -> Listing:
     """Everything in `folder`, sorted.
 
-    Links to files are followed, links to folders are not, so that no circle can be entered.
+    Links to files are followed, links to folders are not, so that no cycle can be entered.
 
     Raises:
         InputError: a folder that cannot be read.
@@ -61,10 +61,10 @@ def list_images(folder: Path) -> Listing:
     for name in unread_photos:
         stem = os.path.splitext(name)[0]
         if stem in images:
-            # Converted, and kept beside.
+            # It was converted, and kept beside the result.
             odd.append(name)
         else:
-            # An image all the same: that it cannot be read is said where it is read.
+            # An image all the same: whoever reads it says that it cannot be read.
             images[stem] = [folder / name]
             id_of_name[name] = stem
     return Listing(

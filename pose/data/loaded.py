@@ -12,7 +12,7 @@ from pose.data.folder import Dataset, dataset_digest, read_dataset
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadedData:
-    """A data folder with its decoded images, as all seeds share it.
+    """A data folder with its decoded images, shared by all seeds.
 
     Attributes:
         dataset: the rows that can be used.
@@ -65,7 +65,7 @@ def load_data(
     0.03 in `benchmarks.quality`, the cache larger by half and slower to build.
 
     Args:
-        obey_exif: turn images as their metadata asks for.
+        obey_exif: turn images as their metadata asks.
 
     Raises:
         InputError: nothing to train on, or contradictions in the folder.

@@ -10,7 +10,7 @@ class Problem:
     """One kind of defect and everything that has it.
 
     Attributes:
-        what: in words, plural.
+        what: what they are, in words, plural.
         consequence: what training does about it.
         items: ids or file names, as any terminal can show them.
         is_fatal: whether training refuses to start.

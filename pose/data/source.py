@@ -17,14 +17,14 @@ def locate_dataset(setup: DataSetup) -> Path | None:
     """The data folder that is meant, if it is here; None if it would be drawn or downloaded.
 
     Raises:
-        InputError: the folder that was named is none.
+        InputError: what was named is not a folder.
     """
     if setup.dataset == "demo":
-        # Drawn already, perhaps with other numbers by the data command: that is what was meant.
+        # Drawn already, perhaps with other numbers by the data command: then that one is meant.
         return DEMO_FOLDER if (DEMO_FOLDER / DEMO_MARKER).exists() else None
     if setup.dataset is not None:
         folder = Path(setup.dataset)
-        # os.path's word: pathlib's raises where a name is too long or may not be looked at.
+        # os.path's, since pathlib's raises where a name is too long or may not be looked at.
         if not os.path.isdir(folder):
             raise InputError(
                 f"dataset must be a folder with {LABELS_FILE} and train_images/, "
@@ -38,7 +38,7 @@ def find_dataset(setup: DataSetup, display: Display) -> Path:
     """The data folder that `setup` names, else `./dataset`, else Kaggle's download.
 
     Raises:
-        InputError: there is none; the message has the ways to get one.
+        InputError: there is none; the message lists the ways to get one.
     """
     folder = locate_dataset(setup)
     if folder is not None:

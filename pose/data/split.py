@@ -14,7 +14,7 @@ def split_indices(
 
     Args:
         labels: `(N,)` class indices.
-        val_fraction: part of the rows that validates.
+        val_fraction: part of the rows that validate.
         split_seed: the same seed on the same labels gives the same split.
 
     Returns:
@@ -34,7 +34,7 @@ def split_indices(
     num_val = int(np.ceil(len(eligible) * val_fraction))
     if num_classes == 0:
         raise InputError(
-            f"a class must have two images at least to be trained and validated on, found one "
+            f"a class must have at least two images to be trained and validated on, found one "
             f"image of each of {len(counts)} classes: add labelled images"
         )
     if num_val < num_classes or len(eligible) - num_val < num_classes:
@@ -54,7 +54,7 @@ def split_indices(
 def split_rows(labels: np.ndarray, recipe: Recipe, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The split of a seed by its recipe: the shared one, or its own if `split_seed` is None.
 
-    Returns and raises as `split_indices`.
+    Returns and raises as `split_indices` does.
     """
     split_seed = seed if recipe.split_seed is None else recipe.split_seed
     return split_indices(labels, val_fraction=recipe.val_fraction, split_seed=split_seed)

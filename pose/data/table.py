@@ -1,6 +1,6 @@
-"""A CSV file as rows of texts, with the line that each begins in.
+"""A CSV file as rows of texts, with the line that each begins on.
 
-Whatever a spreadsheet, an editor or a broken disk makes of such a file is read as it is meant, or
+Whatever a spreadsheet, an editor or a broken disk makes of such a file is read as it was meant, or
 refused in one line. What the columns mean belongs to the callers.
 """
 
@@ -30,7 +30,7 @@ class TableRow:
     """One row.
 
     Attributes:
-        number: of the line that it begins in, counted from 1 as an editor counts.
+        number: of the line that it begins on, counted from 1 as editors do.
         cells: without the white space around them.
     """
 
@@ -39,12 +39,12 @@ class TableRow:
 
 
 def read_table(path: Path) -> list[TableRow]:
-    """The rows of a CSV file that have something in them.
+    """The rows of a CSV file that are not blank.
 
     Raises:
-        InputError: it is no file, cannot be read, is not UTF-8, has other separators than commas,
-            a quote that is not closed, or a line break within a cell (which is what becomes of
-            rows behind a quote that was never meant).
+        InputError: it is not a file, cannot be read, is not UTF-8, or has other separators than
+            commas, a quote that is not closed, or a line break within a cell (which is what becomes
+            of rows behind a quote that was never meant).
     """
     rows = _parse(path, _decode(path, _read(path)))
     if rows and (name := _other_separator([row.cells for row in rows])):
@@ -130,7 +130,7 @@ def _parse(path: Path, text: str) -> list[TableRow]:
                 f"that is closed in row {reader.line_num}: remove it"
             )
         cells = [cell.strip() for cell in cells]
-        # Excel's first line, which says what the separator is, is none of the rows.
+        # Excel's first line, which says what the separator is, is not one of the rows.
         if any(cells) and not (number == 1 and cells[:1] == ["sep="] and not any(cells[1:])):
             rows.append(TableRow(number, tuple(cells)))
         number = reader.line_num + 1
@@ -150,7 +150,7 @@ def _words_of(error: csv.Error) -> str:
 def _other_separator(rows: list[tuple[str, ...]]) -> str | None:
     """What stands between the columns instead of commas, in words."""
     for separator, name in _OTHER_SEPARATORS.items():
-        # A decimal comma in a table with semicolons makes two cells of a row.
+        # A decimal comma in a table with semicolons makes two cells of one row.
         if len(rows[0]) == 1 and separator in rows[0][0]:
             return name
         if all(separator in row[0] for row in rows):

@@ -2,8 +2,8 @@
 
 Every image has its own parameters, drawn from a generator by `sample_params`; `augment_batch`
 applies them and draws nothing. Crop, flip and rotation are one affine warp; colour follows.
-Each operation is that of torchvision's transforms with the same parameters, on floating point
-instead of rounded to whole grey levels in between.
+Each operation is that of torchvision's transforms with the same parameters, in floating point
+instead of being rounded to whole grey levels in between.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Preset:
 
     Attributes:
         crop_scale: part of the area that a random resized crop keeps; None: no crop.
-        flip: horizontal flips of half of the images, of classes that have a mirror class.
+        flip: flip half of the images horizontally, in classes that have a mirror class.
         rotation: largest angle in degrees, either way.
         zoom: the image is scaled by a factor in [1 - zoom, 1 + zoom].
         shift: largest translation either way, in image sizes.
@@ -76,7 +76,7 @@ PRESETS: dict[str, Preset] = {
         sharpness_probability=0.3,
     ),
     "pose": POSE,
-    # Left and right are learnt sooner where no image says both; flips pay in longer runs.
+    # Left and right are learnt sooner where no image shows both; flips pay off in longer runs.
     "pose_unflipped": dataclasses.replace(POSE, flip=False),
 }
 
@@ -90,7 +90,7 @@ class AugmentParams:
         is_flipped: `(n,)` bool.
         angle: `(n,)` radians, counter-clockwise.
         color: `(n, 3)` factors of brightness, contrast, saturation; None: all are 1.
-        color_order: `(n, 3)` int64, a permutation of 0, 1, 2 a row: the first is applied first.
+        color_order: `(n, 3)` int64, a permutation of 0, 1, 2 per row: the first is applied first.
         is_sharpened: `(n,)` bool; None: no image is.
         fill: as in `Preset`.
     """
@@ -106,7 +106,7 @@ class AugmentParams:
 
 @functools.cache
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """`values` on the device, to be read only.
+    """`values` on the device, only to be read.
 
     Copied there once: a copy waits for the host in every batch, and cannot be part of a CUDA graph.
     """
@@ -214,8 +214,8 @@ def augment_batch(images: Tensor, params: AugmentParams, image_size: int) -> Ten
 def _turn(angle: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Coordinates of the turned crop in -1..1, x first.
 
-    A pixel's own are the sum of what its column `(n, 2, 1, size)` and its row `(n, 2, size, 1)`
-    give.
+    A pixel's coordinates are the sum of what its column `(n, 2, 1, size)` and its row
+    `(n, 2, size, 1)` give.
     """
     axis = (torch.arange(size, device=angle.device) + 0.5) * (2 / size) - 1
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]
@@ -237,12 +237,12 @@ def _crop_coefficients(params: AugmentParams) -> tuple[Tensor, Tensor]:
 
 
 def _brightness(across: Tensor, down: Tensor) -> Tensor:
-    """What grey levels are multiplied by `(n, 1, size, size)`: 1/255 in the crop, 0 around it.
+    """The factors of grey levels, `(n, 1, size, size)`: 1/255 in the crop, 0 around it.
 
-    As in torchvision's rotation the picture fades to black over a pixel at the crop's edge.
+    As in torchvision's rotation, the picture fades to black over a pixel at the crop's edge.
     """
     size = across.shape[-1]
-    # Minus the fading along x and along y, which goes out of the product of both.
+    # The fading along x and along y, both negative: the signs cancel in their product.
     edge = (across * (size / 2) + down * (size / 2)).abs_()
     edge.sub_((size + 1) / 2).clamp_(-1, 0)
     return edge[:, :1].mul_(edge[:, 1:]).mul_(1 / 255)
@@ -255,7 +255,7 @@ def _color_coefficients(color: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     mean channels.
 
     Brightness, contrast and saturation all blend the image with something, which is black, the
-    mean grey, or the grey image: so a batch of mixed orders is one small matrix product a turn.
+    mean grey, or the grey image: so a batch of mixed orders is one small matrix product per turn.
     """
     factor = color.gather(1, order)[:, :, None, None]
     operation = order[:, :, None, None]

@@ -36,7 +36,7 @@ def train(
 ) -> str:
     """Train by `step` until its recipe or `stop` ends it; its state then holds the best weights.
 
-    A request to stop takes effect after the batch at work. The epoch it interrupts is dropped:
+    A request to stop takes effect after the current batch. The epoch it interrupts is dropped:
     the state to continue from is that of the last callback.
 
     Args:
@@ -88,9 +88,9 @@ def train(
 
 
 class Pace:
-    """How far the training is, from 0 to 1: by epochs, or by the clock where time is limited.
+    """How far training has come, from 0 to 1: by epochs, or by the clock where time is limited.
 
-    Made anew for each epoch. The time for the epoch's validation is taken to be that of the last.
+    Made anew for each epoch. Its validation is assumed to take as long as the last one.
     """
 
     def __init__(self, recipe: Recipe, state: TrainState, time_limit: float | None) -> None:
@@ -189,7 +189,7 @@ def check_losses(losses: Tensor, epoch: int) -> None:
 
 
 def check_validated(state: TrainState, logits: Tensor, val_loss: float) -> None:
-    """Called before the epoch is part of the history.
+    """Refuse an epoch whose validation is not finite, before it is part of the history.
 
     Args:
         logits: of the validation images `(num_val, num_classes)`.
@@ -207,6 +207,6 @@ def check_validated(state: TrainState, logits: Tensor, val_loss: float) -> None:
     for name, is_finite in checks.items():
         if not bool(is_finite):
             raise DivergedError(
-                f"the {name} must stay finite, got others after epoch {state.num_epochs_done + 1}: "
-                "lower learning_rate, or train with precision float32"
+                f"the {name} must stay finite, got NaN or infinity after epoch "
+                f"{state.num_epochs_done + 1}: lower learning_rate, or train with precision float32"
             )

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from pose.config import Recipe
 
 # Marsaglia and Tsang's method accepts 95 % of its candidates or more: none of eight is accepted
-# once in 10^10 draws, and then the first serves.
+# once in 10^10 draws, and then the first is used.
 GAMMA_ATTEMPTS = 8
 
 
@@ -75,7 +75,7 @@ def sample_beta(alpha: float, generator: torch.Generator) -> Tensor:
     root = (1 + normals / math.sqrt(9 * d)).clamp(min=torch.finfo(torch.float64).tiny)
     log_cube = 3 * root.log()
     is_accepted = uniforms.log() < normals**2 / 2 + d * (1 - root**3 + log_cube)
-    # The first that is accepted. Both draws have the factor d, which their share is free of.
+    # The first that is accepted. Both draws have the factor d, which cancels in their share.
     first = is_accepted.int().argmax(dim=1, keepdim=True)
     log_gamma = log_cube.gather(1, first)[:, 0] + boosts.log() / alpha
     return (log_gamma[0] - log_gamma[1]).sigmoid().float()

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from pose.device import pick_precision
 
 # Newton-Schulz coefficients of Jordan et al. (2024, kellerjordan.github.io/posts/muon): steep at
-# 0, so that three steps are enough, as in their CIFAR-10 speedruns; each more is 5 % of a
+# 0, so that three steps are enough, as in their CIFAR-10 speedruns; each further one is 5 % of a
 # training step of `pose_net` on a CPU.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 3
@@ -55,7 +55,7 @@ class Muon(torch.optim.AdamW):
         # A model without such kernels, or without linear layers, leaves a group empty.
         groups = [group for group in groups if group["params"]]
         super().__init__(groups, lr=learning_rate, weight_decay=weight_decay, fused=True)
-        # In bfloat16 where the hardware has it; where it has not, products in it take twenty times
+        # In bfloat16 where the hardware has it; where it does not, products in it take twenty times
         # as long as in float32, and this would be three quarters of a training step.
         device = next(model.parameters()).device
         is_cpu = device.type == "cpu"
@@ -67,7 +67,7 @@ class Muon(torch.optim.AdamW):
         for group in self.param_groups:
             for kernel in group["params"] if group["is_muon"] else ():
                 self._update(kernel, group["lr"], group["weight_decay"])
-                # AdamW passes over what has no gradient.
+                # AdamW skips what has no gradient.
                 kernel.grad = None
         return super().step(closure)
 

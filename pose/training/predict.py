@@ -1,4 +1,4 @@
-"""A model's logits of many images, and their scores."""
+"""A model's logits for many images, and their scores."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ def predict_logits(
     batch_size: int = 128,
     progress: BatchProgress = lambda done, total: None,
 ) -> Tensor:
-    """Logits of the images at `rows`, in their order.
+    """Logits for the images at `rows`, in their order.
 
     Args:
         images: `(N, 3, S, S)` uint8.

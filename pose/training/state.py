@@ -101,7 +101,7 @@ def start_state(
         model=model,
         ema=ema,
         optimizer=build_optimizer(model, recipe),
-        # Apart from each other, so that a change to one leaves the other as it was.
+        # Separate generators, so that a change to one leaves the other as it was.
         shuffle_generator=torch.Generator().manual_seed(seed),
         augment_generator=torch.Generator(device).manual_seed(seed + 2**32),
     )

@@ -18,7 +18,7 @@ class Step:
     What changes from step to step lies in tensors on the device; the host sets it, reads none of
     it, and waits for nothing. So a call with rows on the device, and images in its memory, can be
     captured in a CUDA graph, to be replayed with other rows, rates and draws. A graph holds one
-    number of rows: another one, such as that of an epoch's last batch, is called as it is.
+    number of rows; another, such as that of an epoch's last batch, is called without a graph.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class Step:
             self.average = MovingAverage(state.ema, state.model)
 
     def set_learning_rate(self, rate: float) -> None:
-        """Of the next step."""
+        """Set the learning rate of the next step."""
         optimization.set_learning_rate(self.state.optimizer, rate)
 
     def set_ema_decay(self, decay: float) -> None:
-        """Of the next step; does nothing without an average."""
+        """Set the decay of the average for the next step; does nothing without an average."""
         if self.average is not None:
             self.average.set_decay(decay)
 
