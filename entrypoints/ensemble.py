@@ -11,7 +11,7 @@ from pose.config import VoteSetup
 @click.command(context_settings={"max_content_width": 100})
 @field_options(VoteSetup)
 def main(**arguments: Any) -> None:
-    """Predict the test images by the registered models of runs and write predictions.csv."""
+    """Predict the test images with the registered models of runs and write predictions.csv."""
     setup = VoteSetup(**fields_given(VoteSetup, arguments))
     # Imported here: --help need not wait for torch and MLflow.
     from pose.console import Console

@@ -18,7 +18,7 @@ import click
 from pose.errors import InputError
 
 # The value of an option that was not on the command line. MLproject's defaults say `none`, which
-# is no value for every option that can have none.
+# means no value for every option that can have none.
 NOT_GIVEN = object()
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -120,8 +120,8 @@ def take_mlflow_run_id() -> str | None:
 
 def run_command(command: click.Command) -> None:
     """Run a command; a mistake in its input is one line and exit code 2, without a traceback."""
-    # Of damaged metadata, which costs no pixel, and of sizes below our limit; images that cannot be
-    # read are named by us.
+    # Pillow warns of damaged metadata, which costs no pixel, and of sizes below our limit; images
+    # that cannot be read are named by us.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         sys.exit(command.main(standalone_mode=False) or 0)

@@ -24,12 +24,12 @@ from pose.named_runs import NAMED_RUNS, resolve_run
 @field_options(Recipe)
 @option("seed", int, "a single seed, instead of seeds")
 @field_options(Setup)
-@option("dry_run", bool, "print what would be trained, checked, and stop", default=False)
+@option("dry_run", bool, "check and print what would be trained, and stop", default=False)
 @option("list", bool, "print the named runs and stop", default=False)
 def main(run: Any, seed: Any, dry_run: bool, list: bool, **arguments: Any) -> None:
     """Train the seeds of a run. Every setting of a named run can be overridden.
 
-    stop.txt in this folder, Ctrl-C or SIGTERM stop after the batch at work; the same command then
+    stop.txt in this folder, Ctrl-C or SIGTERM stop after the current batch; the same command then
     continues the run.
     """
     if list:

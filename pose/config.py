@@ -24,7 +24,7 @@ EXIF = ("obey", "ignore")
 MIN_SEED_SECONDS = 5
 
 
-# At its default a setting with this mark is one that changes what is learned, whatever its value.
+# The default of `no_op`: the setting changes what is learned, whatever its value.
 _ALWAYS = object()
 
 
@@ -33,7 +33,7 @@ def setting(default: Any, help: str, *, no_op: Any = _ALWAYS) -> Any:
 
     Args:
         no_op: the value at which the setting does nothing. A recipe's identity leaves it out then,
-            so that a new setting does not part yesterday's unfinished run from its command.
+            so that a new setting does not separate yesterday's unfinished run from its command.
     """
     return dataclasses.field(default=default, metadata={"help": help, "no_op": no_op})
 
@@ -57,23 +57,23 @@ class Recipe:
         "obey", "orientation that photographs ask for: obey or ignore", no_op="ignore"
     )
     batch_size: int = setting(32, "images per optimizer step")
-    num_epochs: int = setting(30, "epochs at most")
+    num_epochs: int = setting(30, "largest number of epochs")
     budget: str | None = setting(
-        None, "time for all seeds, as 90s, 10m, 2h; replaces num_epochs", no_op=None
+        None, "time for all seeds, such as 90s, 10m or 2h; replaces num_epochs", no_op=None
     )
     patience: int = setting(
         0, "epochs without a better val_f1 before stopping; 0: never stop early", no_op=0
     )
     optimizer: str = setting("muon", f"one of {', '.join(OPTIMIZERS)}")
-    learning_rate: float = setting(2e-3, "learning rate at its highest")
+    learning_rate: float = setting(2e-3, "highest learning rate")
     weight_decay: float = setting(
-        0.05, "decoupled weight decay of adamw and muon, L2 of adam", no_op=0.0
+        0.05, "decoupled weight decay for adamw and muon, L2 for adam", no_op=0.0
     )
-    schedule: str = setting("one_cycle", f"of the learning rate: {', '.join(SCHEDULES)}")
+    schedule: str = setting("one_cycle", f"learning rate schedule: {', '.join(SCHEDULES)}")
     warmup_fraction: float = setting(
-        0.2, "part of the epochs that warms up (not: constant)", no_op=0.0
+        0.2, "part of the training that warms up (not with constant)", no_op=0.0
     )
-    label_smoothing: float = setting(0.1, "in [0, 1)", no_op=0.0)
+    label_smoothing: float = setting(0.1, "label smoothing, in [0, 1)", no_op=0.0)
     ema_decay: float = setting(0.98, "moving average of the weights per step; 0: none", no_op=0.0)
     clip_grad_norm: float = setting(0.0, "largest gradient norm; 0: no clipping", no_op=0.0)
     mixup_alpha: float = setting(0.0, "mixup, Beta(alpha, alpha); 0: none", no_op=0.0)
@@ -82,7 +82,7 @@ class Recipe:
         0.0, "probability of erasing a rectangle of an image", no_op=0.0
     )
     class_weighting: str = setting(
-        "none", f"of the loss: {', '.join(CLASS_WEIGHTINGS)}", no_op="none"
+        "none", f"class weights in the loss: {', '.join(CLASS_WEIGHTINGS)}", no_op="none"
     )
     val_fraction: float = setting(0.2, "part of the labelled images used for validation")
     split_seed: int | None = setting(
@@ -130,11 +130,11 @@ class Recipe:
         """The budget for all seeds in seconds.
 
         Raises:
-            InputError: there is none, or it is no number with a unit.
+            InputError: there is none, or it is not a number with a unit.
         """
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", self.budget or "")
         if not found:
-            raise InputError(f"budget must be a time as 90s, 10m or 2h, got {self.budget!r}")
+            raise InputError(f"budget must be a time such as 90s, 10m or 2h, got {self.budget!r}")
         return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
     def seed_seconds(self) -> float | None:
@@ -142,7 +142,7 @@ class Recipe:
         return None if self.budget is None else self.budget_seconds() / len(self.seeds)
 
     def identity(self) -> dict[str, Any]:
-        """What two runs must share to be one: every setting that does something, but the seeds.
+        """What two runs must share to be one: every setting that does something, except the seeds.
 
         A budget counts as each seed's share of it.
         """
@@ -170,7 +170,7 @@ class DataSetup:
         InputError: a value outside its range.
     """
 
-    dataset: str | None = setting(None, "data folder, or: demo; default ./dataset, else Kaggle's")
+    dataset: str | None = setting(None, "data folder, or demo; default: ./dataset, else Kaggle's")
     kaggle_handle: str = setting(
         "zv3zdochka/ml-intensive-yandex-academy-autumn-2025", "Kaggle data set, owner/name"
     )
@@ -189,8 +189,8 @@ class ComputeSetup(DataSetup):
     """
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:<n> or mps")
-    precision: str = setting("auto", f"of the arithmetic: {', '.join(PRECISIONS)}")
-    cache_root: str | None = setting(None, "folder of decoded images; default ~/.cache/pose")
+    precision: str = setting("auto", f"arithmetic to compute in: {', '.join(PRECISIONS)}")
+    cache_root: str | None = setting(None, "folder for decoded images; default: ~/.cache/pose")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -205,9 +205,9 @@ class Setup(ComputeSetup):
         InputError: an unknown model format, or settings that exclude each other.
     """
 
-    output_root: str = setting("outputs", "folder of the seeds' folders <run_name>/seed_<seed>")
+    output_root: str = setting("outputs", "folder for the seeds' folders <run_name>/seed_<seed>")
     run_name: str | None = setting(None, "name of the run; default: the named run, else the model")
-    model_format: str = setting("pickle", f"of the models in MLflow: {', '.join(MODEL_FORMATS)}")
+    model_format: str = setting("pickle", f"format of models in MLflow: {', '.join(MODEL_FORMATS)}")
     fresh: bool = setting(False, "begin anew where an unfinished run would be continued")
     add_seeds: tuple[int, ...] = setting(
         (), "seeds to add to the newest finished run of the same recipe and data"
@@ -255,7 +255,7 @@ class VoteSetup(ComputeSetup):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoSetup:
-    """What the demo data is drawn like.
+    """How the demo data is drawn.
 
     Raises:
         InputError: a value outside its range.

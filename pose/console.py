@@ -72,7 +72,7 @@ class Console:
         self, what: str, done: int, total: int, *, unit: str = "image", is_quiet: bool = False
     ) -> None:
         if not self._has_bars:
-            # In a log: a line every ten seconds, and the last one, of what takes that long.
+            # In a log: one line every ten seconds, and the last one, of whatever takes that long.
             now = time.monotonic()
             if not is_quiet and (done == total or now - self._last_line > 10):
                 self._last_line = now

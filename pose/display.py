@@ -58,7 +58,7 @@ class NoDisplay:
     def start_seed(
         self, seed: int, recipe: Recipe, num_epochs_done: int, time_limit: float | None
     ) -> BatchProgress:
-        """Returns what shows nothing after each batch."""
+        """Returns a callback that shows nothing."""
         return lambda done, total: None
 
     def show_epoch(self, seed: int, row: Row, best_epoch: int) -> None:

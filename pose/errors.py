@@ -38,7 +38,7 @@ def one_line(error: BaseException, limit: int = 160) -> str:
 def printable(text: str) -> str:
     """`text` on one line that any terminal can show.
 
-    Control characters, line breaks and bytes that are no UTF-8 (a file's name may hold any) are
+    Control characters, line breaks and bytes that are not UTF-8 (a file's name may hold any) are
     written as escapes.
     """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

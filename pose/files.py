@@ -20,7 +20,7 @@ except ImportError:  # Windows; what takes no lock works there
 O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 
-# A file in a folder of images that is larger is no image: a photograph of 200 megapixels takes
+# A larger file in a folder of images is not an image: a photograph of 200 megapixels takes
 # 40 MB as JPG and 600 MB without compression.
 MAX_BYTES = 1 << 30
 _KINDS = (
@@ -33,7 +33,7 @@ _KINDS = (
 
 
 class NotAFileError(OSError):
-    """Something that is there, but is no file of a size that can be read; the message names it."""
+    """Something that is there, but is not a file, or is too large to read; the message names it."""
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     old file stays and the temporary one is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name may have 255 bytes, with what is added to it here.
+    # A name may have 255 bytes, including what is added to it here.
     name = path.name.encode(errors="surrogateescape")[:200].decode(errors="ignore")
     partial = path.with_name(f".{name}.{os.getpid()}.partial")
     try:
@@ -112,8 +112,8 @@ def file_to_write(path: Path, option: str) -> Path:
     """Where a file that was named by `option` is to be written: `path`, links followed.
 
     Raises:
-        InputError: its folder is none or cannot be written to, or something else than a file is
-            there, which would be replaced: a folder, a device, a pipe.
+        InputError: its folder is not one or cannot be written to, or something other than a file
+            is there, which would be replaced: a folder, a device, a pipe.
     """
     target = Path(os.path.realpath(path))
     if any(
@@ -153,7 +153,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
     Raises:
         BlockingIOError: another process holds it and `wait` is false.
-        InputError: something else than a file is in its place, or the system has no such locks.
+        InputError: something other than a file is in its place, or the system has no such locks.
         OSError: it cannot be made.
     """
     if fcntl is None:

@@ -141,7 +141,7 @@ def resolve_run(run: str | None, run_name: str | None, overrides: dict[str, Any]
     """The recipe of the named run `run` (None: of new runs) under `overrides`.
 
     Raises:
-        InputError: an unknown run, a name that is no folder's name, or a value out of range.
+        InputError: an unknown run, a name that cannot be a folder's, or a value out of range.
     """
     if run is not None and run not in NAMED_RUNS:
         raise InputError(

@@ -28,7 +28,7 @@ class Plan:
     Attributes:
         run: its name, recipe and changes.
         setup: where it happens.
-        folder: that the seeds' folders lie in.
+        folder: where the seeds' folders lie.
     """
 
     run: ResolvedRun
@@ -72,7 +72,7 @@ class Plan:
         ]
 
     def tags(self) -> dict[str, str]:
-        """Of the run, its seeds and their models in MLflow."""
+        """The tags of the run, its seeds and their models in MLflow."""
         return {
             "run": self.run.name,
             "model": self.recipe.model,
@@ -82,7 +82,7 @@ class Plan:
         }
 
     def params(self, seed: int) -> dict[str, Any]:
-        """Of a seed in MLflow: every setting that decides what it learns."""
+        """The parameters of a seed in MLflow: every setting that decides what it learns."""
         params = dataclasses.asdict(self.recipe)
         del params["seeds"]
         return {
@@ -104,7 +104,7 @@ class Plan:
 
 
 def make_plan(run: ResolvedRun, setup: Setup) -> Plan:
-    """The plan of a run, checked as far as can be without its data.
+    """The plan of a run, checked as far as possible without its data.
 
     Raises:
         InputError: a value that cannot be used.
@@ -149,7 +149,7 @@ def check_located_data(plan: Plan) -> str:
 
 
 def _check_model(recipe: Recipe, labels: tuple[str, ...]) -> None:
-    """Build the model once, for nothing but to see that it can be built.
+    """Build the model once, only to see that it can be built.
 
     Raises:
         InputError: the model cannot be built, or cannot take images of the recipe's size.

@@ -43,7 +43,7 @@ class Predictions:
         """Those of `ids`, in that order.
 
         Raises:
-            KeyError: there are none of an id.
+            KeyError: there are none for an id.
         """
         row_of = {image_id: row for row, image_id in enumerate(self.ids)}
         rows = [row_of[image_id] for image_id in ids]

@@ -45,7 +45,7 @@ class Spread:
     """Mean and standard deviation over seeds.
 
     Attributes:
-        std: of the sample (n - 1), since seeds are a sample of what the recipe can give; 0 of one.
+        std: of the sample (n - 1), since seeds are a sample of what the recipe can give; 0 for one.
     """
 
     mean: float
@@ -79,7 +79,7 @@ class RunResult:
     seeds_page: str
 
     def val_f1(self) -> Spread:
-        """Over the seeds."""
+        """Mean and standard deviation of the best val_f1 over the seeds."""
         return spread([seed.val_f1 for seed in self.seeds])
 
 
@@ -93,7 +93,7 @@ class Vote:
         agreement: part of the images on which each member predicts what the ensemble does.
         unanimity: part of the images on which all members predict the same.
         disagreement: mean over pairs of members of the part that they predict differently.
-        num_images: that were predicted.
+        num_images: how many were predicted.
     """
 
     run_id: str

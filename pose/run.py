@@ -164,7 +164,7 @@ def _job(plan: Plan, loaded: LoadedData, seed: int) -> SeedJob:
 def _budget(plan: Plan, record: RunRecord, finished: dict[int, SeedResult]) -> Budget | None:
     """The time that the recipe's budget has for the seeds to come.
 
-    An added seed has as much as one of the first had.
+    An added seed has as much as each of the first had.
     """
     share = plan.recipe.seed_seconds()
     if share is None:
@@ -237,7 +237,7 @@ def _owner(folder: Path) -> str | None:
         text = (folder / OWNER_FILE).read_text(encoding="utf-8")
         return str(json.loads(text)["parent_run_id"])
     except (OSError, ValueError, KeyError, TypeError):
-        # None, or half a one: the folder is somebody's, and is moved aside.
+        # Missing, or only half written: the folder is somebody else's, and is moved aside.
         return None
 
 

@@ -74,7 +74,7 @@ class StopRequest:
 
 
 def _ask_for_sigterm_when_parent_dies() -> None:
-    """Linux alone can; elsewhere a killed `mlflow run` leaves its work to finish."""
+    """Only Linux can; elsewhere a killed `mlflow run` leaves its work to finish."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

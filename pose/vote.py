@@ -33,7 +33,7 @@ from pose_models import Combination, ImageClassifier, SeedEnsemble, combine, for
 
 
 def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
-    """Predict the test images by the members of runs and write `out_path` (`id,label`).
+    """Predict the test images with the members of runs and write `out_path` (`id,label`).
 
     Raises:
         InputError: no members, members that cannot vote together, or no readable test images.
@@ -148,7 +148,7 @@ def _predict(
     setup: VoteSetup,
     display: Display,
 ) -> list[Predictions]:
-    """Each member's predictions of the test images, each image decoded once per decoding."""
+    """Each member's predictions of the test images, each image decoded once per way of decoding."""
     device = pick_device(setup.device)
     precision = pick_precision(setup.precision, device)
     display.say(f"device: {describe(device, precision)}")
@@ -175,7 +175,7 @@ def _predict(
 
 
 def _decoding(member: Member) -> tuple[int, bool]:
-    """The size that a member sees, and whether photographs are turned for it as they ask for."""
+    """The size that a member sees, and whether photographs are turned for it as they ask."""
     return member.card.image_size, member.card.recipe.get("exif", "ignore") == "obey"
 
 

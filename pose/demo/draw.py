@@ -100,7 +100,7 @@ def write_demo(
         folder: where to write; may exist if it is empty or holds this very demo data.
         num_train: train images; None takes all skeletons that the test images leave.
         num_test: test images, 0 for none.
-        seed: 0 or above; another seed takes other skeletons and draws them otherwise.
+        seed: 0 or above; another seed takes other skeletons and draws them differently.
         progress: called as progress(images_done, images_in_all) from this process.
         num_workers: processes to draw in, by default one per CPU.
 

@@ -60,8 +60,8 @@ class _Look:
     shirt: Color
     trousers: Color
     shoes: Color
-    sleeve: float  # of the arm that is covered: 0 none, 1 upper arm, 2 all
-    trouser_leg: float  # of the leg that is covered: 1 thigh, 2 all
+    sleeve: float  # part of the arm that is covered: 0 none, 1 upper arm, 2 all
+    trouser_leg: float  # part of the leg that is covered: 1 thigh, 2 all
     hair_length: float  # 0 bald, below 1 short, above 1 long
     hem: float  # how far the shirt hangs over the hips
 
@@ -438,7 +438,7 @@ def _draw_background(
     body: _Body, wall: Color, floor: Color, rng: np.random.Generator, size: int
 ) -> Image.Image:
     """Wall, floor, a few shapes and the person's shadow; (size * _SUPERSAMPLE) px."""
-    # Drawn small and enlarged: out of focus for nothing.
+    # Drawn small and enlarged: out of focus at no cost.
     small = size // 2
     ratio = small / (size * _SUPERSAMPLE)
     canvas = Image.new("RGB", (small, small), wall)
@@ -481,13 +481,13 @@ def _draw_wall_shape(
 def _photograph(canvas: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Scale the canvas down, add blur, light and sensor noise."""
     image = canvas.reduce(_SUPERSAMPLE)
-    blur = rng.uniform(-0.3, 0.9)  # px; a third of the images stays sharp
+    blur = rng.uniform(-0.3, 0.9)  # px; a third of the images stay sharp
     if blur > 0:
         image = image.filter(ImageFilter.BoxBlur(blur))
     width, height = image.size
     light = rng.uniform(0.85, 1.1)
     strength = rng.uniform(0.02, 0.09)
-    # Triangular noise from two bytes a pixel: cheaper than normal noise, and integers alone.
+    # Triangular noise from two bytes per pixel: cheaper than normal noise, and integers only.
     raw = np.frombuffer(rng.bytes(2 * width * height), dtype=np.uint8).astype(np.int16)
     raw = raw.reshape(2, height, width, 1)
     noise = ((raw[0] - raw[1]) * np.int16(round(strength * 256))) >> 8

@@ -52,7 +52,7 @@ def check_compatible(members: Sequence[Member]) -> None:
     """Refuse members that cannot vote together.
 
     Raises:
-        InputError: members that know other classes than the first.
+        InputError: a member knows other classes than the first.
     """
     first = members[0]
     for member in members[1:]:

@@ -19,11 +19,11 @@ SAVING_SECONDS = 5.0
 
 
 class Budget:
-    """A time for several seeds, of which each gets an equal share of what the others left.
+    """Time for several seeds, each of which gets an equal share of what the others left.
 
     Args:
         seconds: for all of them, saving and recording included.
-        num_seeds: that share it.
+        num_seeds: how many share it.
     """
 
     def __init__(self, seconds: float, num_seeds: int) -> None:

@@ -79,10 +79,10 @@ def _seal(handle: io.BufferedRandom) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The checkpoint at `path`, on the CPU; no code of the file is run.
+    """The checkpoint at `path`, on the CPU; no code from the file is run.
 
     Raises:
-        InputError: the file is not what was written, to the last bit.
+        InputError: the file is not, to the last bit, what was written.
     """
     try:
         data = path.read_bytes()

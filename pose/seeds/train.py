@@ -70,7 +70,7 @@ def _train(
     data = training_data(loaded, recipe, job.seed, device)
     labels = loaded.dataset.classes.labels
     state = start_state(lambda: build_fitted(recipe, labels, data), recipe, job.seed, device)
-    # What a checkpoint must be about to be continued.
+    # What a checkpoint must belong to if it is to be continued.
     identity = {
         "recipe": recipe.digest(),
         "seed": job.seed,
@@ -121,9 +121,9 @@ def _train(
 def _find_checkpoint(
     job: SeedJob, identity: dict[str, Any], tracker: SeedTracker, display: Display
 ) -> dict[str, Any] | None:
-    """The newest checkpoint of this very seed that is whole; None if the seed begins anew.
+    """The newest whole checkpoint of this very seed; None if the seed begins anew.
 
-    Tried are the last, the one before and the tracker's. What cannot be used is said in one line.
+    The last, the one before and the tracker's are tried. One line says what cannot be used.
     """
     problems = []
     for path in _checkpoints(job.output, tracker):

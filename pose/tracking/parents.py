@@ -27,7 +27,7 @@ class RunRequest:
 
     Attributes:
         name, recipe_digest, dataset_digest: what two commands must share to mean one run.
-        seeds: that the run promises.
+        seeds: those that the run promises.
         add_seeds: add these to the newest finished run instead; none: do not.
         fresh: begin anew even if an unfinished one could be continued.
         settings: the recipe's by name; says how an unfinished run differs.
@@ -74,7 +74,7 @@ def find_parent(store: Store, experiment_id: str, request: RunRequest) -> Run | 
 
 
 def _find_grown(found: Sequence[Run], request: RunRequest) -> Run:
-    """The newest run that is finished, or was and lacks seeds that were added."""
+    """The newest run that is finished, or was finished and lacks seeds that were added."""
     for run in found:
         has_added = "added_seeds" in run.data.tags
         if registry.is_complete(run) or has_added:

@@ -23,7 +23,7 @@ class FoundMembers:
     """Who can vote for one run.
 
     Attributes:
-        members: per seed the newest version, by seed.
+        members: the newest version of each seed, sorted by seed.
         left_out: finished members of other runs of the same name, by the run's id.
         dataset: the data folder that the run was trained on, as its machine called it.
     """
@@ -59,13 +59,13 @@ def newest_run_name(store: Store) -> str:
 
 
 def find_members(store: Store, run: str, parent_run_id: str | None = None) -> FoundMembers:
-    """Per seed the newest version of the newest finished run named `run`.
+    """The newest version per seed of the newest finished run named `run`.
 
     Args:
         parent_run_id: take this run instead, finished or not.
 
     Raises:
-        InputError: nothing is registered under that name; the message has the names there are.
+        InputError: nothing is registered under that name; the message lists the known names.
     """
     versions = [
         found
@@ -139,7 +139,7 @@ def fetch_member(store: Store, member: RegisteredMember, folder: Path) -> None:
         with store_errors(store.uri):
             repository = get_artifact_repository(source)
             for name in (seed_folder.CONFIG, seed_folder.WEIGHTS):
-                # Copied: of a store on this machine this is the path of the artifact itself.
+                # Copied: with a store on this machine this is the path of the artifact itself.
                 fetched = repository.download_artifacts(f"extra_files/{name}")
                 shutil.copy(fetched, folder / name)
         name = seed_folder.VAL_PREDICTIONS

@@ -1,4 +1,4 @@
-"""The record of a run: the parent in MLflow of its seeds."""
+"""The record of a run: the parent of its seeds in MLflow."""
 
 import re
 import threading
@@ -16,7 +16,7 @@ from pose.tracking.parents import RunRequest, seeds_of, unlike_text
 from pose.tracking.seeds import DataRecord, SeedRecord, log_data, recorded_result
 from pose.tracking.store import NOTE_TAG, PARENT_TAG, Store, process_tags
 
-# How often a run says that it is at work, and after what silence another machine's is dead.
+# How often a run says that it is at work.
 HEARTBEAT_SECONDS = 30
 
 
@@ -24,7 +24,7 @@ class RunRecord:
     """A run as a parent in MLflow; hands out a record for each of its seeds.
 
     Attributes:
-        seeds: that the run promises, added ones included.
+        seeds: those that the run promises, added ones included.
         unlike: how an unfinished run of the same name differs, where one exists and this is new.
     """
 

@@ -80,7 +80,7 @@ class SeedRecord:
         if seed_folder.CHECKPOINT not in names:
             return None
         folder.mkdir(parents=True, exist_ok=True)
-        # Under its name it would replace the one that it may have to stand in for, half written.
+        # Under its own name, half written, it would replace the one that it may stand in for.
         with tempfile.TemporaryDirectory(prefix=".fetched-", dir=folder) as staging:
             fetched = self._store.client.download_artifacts(
                 self.run_id, seed_folder.CHECKPOINT, staging
@@ -139,7 +139,7 @@ class SeedRecord:
         )
 
     def _logged_model(self, run: Run) -> str | None:
-        """The model that a killed command logged and did not register; half a one is removed."""
+        """The model that a killed command logged and did not register; a partial one is removed."""
         whole = None
         for found in self._store.client.search_logged_models(
             [run.info.experiment_id], f"source_run_id = '{self.run_id}'"

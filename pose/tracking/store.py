@@ -40,10 +40,10 @@ class StoreError(InputError):
 
 @contextlib.contextmanager
 def store_errors(uri: str) -> Iterator[None]:
-    """Give every failure of MLflow's in the block as a `StoreError`.
+    """Turn every failure of MLflow in the block into a `StoreError`.
 
     MLflow passes on what SQLAlchemy, requests and the file system raise, so no list of types
-    would be whole.
+    would be complete.
     """
     try:
         yield
@@ -83,7 +83,7 @@ class Store:
         # Some of MLflow's calls know no other way to be told.
         if mlflow.get_tracking_uri() != self.uri:
             mlflow.set_tracking_uri(self.uri)
-        # Setting up a database is news for MLflow's developers, not for who trains.
+        # Setting up a database is news for MLflow's developers, not for whoever trains.
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         # Bars for single small files would break the lines of the training.
@@ -110,7 +110,7 @@ class Store:
         """Refuse an experiment whose artifacts would go to a folder that is gone.
 
         Raises:
-            InputError: they lie on this machine, and the project was moved since.
+            InputError: they lie on this machine, and the project has been moved since.
         """
         place = self.client.get_experiment(experiment_id).artifact_location or ""
         if "://" in place and not place.startswith("file://"):
@@ -198,7 +198,7 @@ def connect() -> Store:
 
 
 def _make_database(path: Path) -> None:
-    """Make a store under another name and rename it, so that half a one never has its name."""
+    """Make a store under another name and rename it, so that a partial one never has its name."""
     for left_over in path.parent.glob(f".{path.name}.*.new"):
         left_over.unlink()
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
@@ -207,18 +207,18 @@ def _make_database(path: Path) -> None:
 
 
 def shown_uri(uri: str) -> str:
-    """A store's address without the password that may stand in it."""
+    """A store's address without the password that it may hold."""
     return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)
 
 
 def process_tags() -> dict[str, str]:
-    """What says later whether the process that works on a run is still there."""
+    """What tells later whether the process that works on a run is still there."""
     pid = os.getpid()
     return {"host": socket.gethostname(), "pid": str(pid), "process": process_key(pid)}
 
 
 def process_key(pid: int) -> str:
-    """A text that this process has and no later one with the same number; `gone` without one."""
+    """A text that no later process with the same number has; `gone` where there is no process."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
