@@ -52,7 +52,7 @@ def main() -> None:
     ours.add_dataset_option(parser)
     parser.add_argument("--before", type=Path, required=True, help="the other checkout")
     parser.add_argument("--model", default="simple_cnn")
-    parser.add_argument("--num-images", type=int, default=640, help="of an epoch")
+    parser.add_argument("--num-images", type=int, default=640, help="images per epoch")
     parser.add_argument("--num-turns", type=int, default=5)
     report.add_options(parser, "before_after")
     args = parser.parse_args()

@@ -52,7 +52,7 @@ def stacked_batches(data: TrainingData, batch_size: int, num_seeds: int) -> Tens
 def capture(
     work: Callable[[Tensor], object], rows: Tensor, generators: Sequence[torch.Generator]
 ) -> Callable[[Tensor], None]:
-    """`work` as a CUDA graph of batches of the shape of `rows`; it has run a few times then."""
+    """`work` as a CUDA graph of batches of the shape of `rows`; by then it has run a few times."""
     rows = rows.clone()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -197,7 +197,7 @@ def our_variants(data: TrainingData, recipe: Recipe, args: argparse.Namespace) -
 
 
 def original_variants(folder: Path, device: torch.device, args: argparse.Namespace) -> Variants:
-    """By the number of its workers."""
+    """The original recipe, by the number of its workers."""
     return {
         f"original, {num_workers} workers": (
             functools.partial(original_loop, folder, device, num_workers),
@@ -250,13 +250,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ours.add_dataset_option(parser)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--num-images", type=int, default=50_000, help="in device memory")
-    parser.add_argument("--num-steps", type=int, default=400, help="steps a turn")
+    parser.add_argument("--num-images", type=int, default=50_000, help="images in device memory")
+    parser.add_argument("--num-steps", type=int, default=400, help="steps per turn")
     parser.add_argument("--num-turns", type=int, default=5)
     parser.add_argument("--image-size", type=int, default=128, help="in pixels")
     parser.add_argument("--seeds-at-once", type=int, nargs="*", default=[2, 4, 8])
     parser.add_argument("--num-workers", type=int, nargs="*", default=[2, 16])
-    parser.add_argument("--original-steps", type=int, default=20, help="steps a turn")
+    parser.add_argument("--original-steps", type=int, default=20, help="steps per turn")
     parser.add_argument("--quick", action="store_true", help="tiny: only to see that it works")
     report.add_options(parser, "cuda")
     args = parser.parse_args()
@@ -310,7 +310,7 @@ def write(
         title="Training on one GPU",
         module="benchmarks.cuda",
         repetitions=f"{args.num_turns} turns in alternation, {args.num_steps} steps of 64 images "
-        f"a turn ({args.original_steps} of the original), images/s over all seeds; "
+        f"per turn ({args.original_steps} of the original), images/s over all seeds; "
         "median (lowest-highest)",
         goals=[
             report.Goal(

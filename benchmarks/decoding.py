@@ -4,7 +4,7 @@ The ceiling is the same files decoded to pixels of their own size and dropped: b
 (libjpeg-turbo), torchvision and Pillow, in one thread or process per core. The cache also resizes,
 hashes and writes. A virtual machine may have to ask its host for each page of memory that it uses
 for the first time, and hands free ones back: that can take as long as decoding what goes there. So
-the cache is built in memory that a deleted file has just left, and also without such.
+the cache is built in memory that a deleted file has just left, and also without it.
 
 A second run finds the cache and the tracking store; its seconds count from the end of the imports
 to its first optimizer step.
@@ -125,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ours.add_dataset_option(parser)
     parser.add_argument("--num-images", type=int, default=3000)
-    parser.add_argument("--image-size", type=int, default=128, help="that the model sees")
+    parser.add_argument("--image-size", type=int, default=128, help="size that the model sees")
     parser.add_argument("--num-turns", type=int, default=5)
     parser.add_argument("--num-starts", type=int, default=3)
     parser.add_argument("--run", default="ensemble_2", help="the run that is started")

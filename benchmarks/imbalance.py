@@ -99,8 +99,8 @@ def main() -> None:
     """Measure and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ours.add_dataset_option(parser)
-    parser.add_argument("--num-images", type=int, default=3000, help="of the demo data")
-    parser.add_argument("--seconds", type=float, default=90, help="of training, for each")
+    parser.add_argument("--num-images", type=int, default=3000, help="images of the demo data")
+    parser.add_argument("--seconds", type=float, default=90, help="seconds of training for each")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     report.add_options(parser, "imbalance")
     args = parser.parse_args()
@@ -141,7 +141,7 @@ def main() -> None:
         title="Two classes, 83 % and 17 %, at equal time",
         module="benchmarks.imbalance",
         repetitions=f"{len(args.seeds)} seeds in turn, {args.seconds:g} s of training each; "
-        f"{sizes[0]} and {sizes[1]} images, 20 % of them validate",
+        f"{sizes[0]} and {sizes[1]} images, of which 20 % validate",
         goals=[
             report.Goal(
                 text="`champion` beats `simple_cnn_v2` by macro F1, seed by seed",

@@ -2,7 +2,7 @@
 
 The set is made of a few hundred distinct JPGs under many names (hard links). Own memory is
 `RssAnon` of /proc/self/status, sampled: pages of the memory-mapped cache are the system's page
-cache, which gives them back when they are wanted elsewhere.
+cache, which gives them back when they are needed elsewhere.
 
     python -m benchmarks.memory
 """
@@ -114,7 +114,7 @@ def main() -> None:
     ours.add_dataset_option(parser)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 50_000])
     parser.add_argument("--num-distinct", type=int, default=500, help="distinct images")
-    parser.add_argument("--num-steps", type=int, default=15, help="steps a turn")
+    parser.add_argument("--num-steps", type=int, default=15, help="steps per turn")
     parser.add_argument("--num-turns", type=int, default=5)
     parser.add_argument(
         "--whole-epoch", action="store_true", help="train a whole epoch of each size first"

@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--num-images", type=int, default=2000)
     parser.add_argument("--num-members", type=int, default=5)
     parser.add_argument("--num-turns", type=int, default=3)
-    parser.add_argument("--num-workers", type=int, default=2, help="of the original's DataLoader")
+    parser.add_argument("--num-workers", type=int, default=2, help="the original's workers")
     report.add_options(parser, "prediction")
     args = parser.parse_args()
     with ours.data_folder(args.dataset, args.num_images) as folder:

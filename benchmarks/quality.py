@@ -80,7 +80,7 @@ def train_ours(
 
 
 def describe(scores: Sequence[float]) -> str:
-    """Mean and standard deviation of the sample."""
+    """Mean and sample standard deviation."""
     spread = f" ± {statistics.stdev(scores):.4f}" if len(scores) > 1 else ""
     return f"{statistics.mean(scores):.4f}{spread}"
 
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--num-epochs", type=int, default=8)
     parser.add_argument("--num-seeds", type=int, default=3)
     parser.add_argument("--image-size", type=int, default=64, help="the original's is 128")
-    parser.add_argument("--num-workers", type=int, default=2, help="of the original's DataLoader")
+    parser.add_argument("--num-workers", type=int, default=2, help="the original's workers")
     report.add_options(parser, "quality")
     args = parser.parse_args()
     keep_freed_memory()  # also for the original's side, whose time is not measured here

@@ -82,7 +82,7 @@ def write_report(  # noqa: PLR0913 - each is a part of the report, and all are n
     """Write `reports/<name>.md`, print it, and return where it is.
 
     Args:
-        module: of the benchmark, `benchmarks.training`; the command is made of it.
+        module: the benchmark's, such as `benchmarks.training`; the command is made from it.
         repetitions: what was repeated how often, in words.
     """
     goal_rows = [(goal.text, goal.measured, _verdict(goal.is_reached)) for goal in goals]

@@ -64,7 +64,7 @@ def measure_in_turn(sides: Mapping[str, Side], num_turns: int) -> dict[str, list
 
 
 def _signal(process: BaseProcess, number: signal.Signals) -> None:
-    """To a side and its workers."""
+    """Send a signal to a side and its workers."""
     assert process.pid is not None
     os.killpg(process.pid, number)
 

@@ -79,7 +79,7 @@ class StackedStep(Step):
 
     @property
     def generators(self) -> list[torch.Generator]:
-        """Of all members."""
+        """The generators of all members."""
         return [member.state.augment_generator for member in self.members]
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,7 +88,7 @@ class StackedStep(Step):
         return tuple(map(torch.stack, zip(*batches, strict=True)))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Logits `(M, n, num_classes)` and labels `(M, n)`."""
+        """The members' summed loss, of logits `(M, n, num_classes)` and labels `(M, n)`."""
         pairs = zip(logits, targets, strict=True)
         return torch.stack([super(StackedStep, self).loss(*pair) for pair in pairs]).sum()
 

@@ -45,7 +45,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def original_side(channels_last: bool, num_steps: int) -> Iterator[float]:
-    """Seconds a step of the original's network in float32, ReLU before pooling."""
+    """Seconds per step of the original's network in float32, ReLU before pooling."""
     images, labels = batch()
     network = original.OriginalCNN(NUM_CLASSES, high_pass=False).train()
     if channels_last:
@@ -61,7 +61,7 @@ def original_side(channels_last: bool, num_steps: int) -> Iterator[float]:
 
 
 def our_step(onednn: bool, precision: str = "auto"):
-    """A function that takes one of our steps; without oneDNN's layout if so wished."""
+    """A function that takes one of our steps; without oneDNN's layout if asked."""
     from pose_models import simple_cnn
 
     if not onednn:
@@ -77,7 +77,7 @@ def our_step(onednn: bool, precision: str = "auto"):
 def our_side(
     keep_memory: bool, onednn: bool, num_steps: int, precision: str = "auto"
 ) -> Iterator[float]:
-    """Seconds a step of ours."""
+    """Seconds per step of ours."""
     if keep_memory:
         keep_freed_memory()
     step = our_step(onednn, precision)
@@ -152,7 +152,7 @@ def main() -> None:
         for name in sides
     ]
     ceiling = statistics.median(measured["ceiling"])
-    # Two operations a multiplication; backward twice forward, but for the images' own gradient.
+    # Two operations per multiplication; backward costs twice forward, but for the images' gradient.
     forward = [2 * 9 * a * b * side**2 * BATCH_SIZE / 1e9 for a, b, side in CONVOLUTIONS]
     work = {
         "convolution, forward": sum(forward),
@@ -203,7 +203,7 @@ def main() -> None:
                 title="What each choice gives",
             ),
             report.Table(
-                columns=("", "ms a step", "share", "GFLOP/s"),
+                columns=("", "ms per step", "share", "GFLOP/s"),
                 rows=kind_rows,
                 title="Where the time goes now",
             ),

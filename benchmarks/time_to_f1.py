@@ -1,7 +1,7 @@
 """Validation macro-F1 over seconds of training, each recipe given the same time.
 
 The original recipe (`benchmarks.original`), our `simple_cnn` at the original's settings (the run
-`ensemble_2`), and the run `demo`. The clock holds what a recipe does before its first step
+`ensemble_2`), and the run `demo`. The clock counts what a recipe does before its first step
 (decoding the cache) and its training; validation is off the clock for all. Our runs get the time as
 their budget, so the schedule of `demo` ends with it. The same images and split.
 
@@ -152,9 +152,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ours.add_dataset_option(parser)
     parser.add_argument("--num-images", type=int, default=3000, help="20 % of them validate")
-    parser.add_argument("--seconds", type=float, default=120, help="of training, for each")
+    parser.add_argument("--seconds", type=float, default=120, help="seconds of training for each")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num-workers", type=int, default=2, help="of the original's DataLoader")
+    parser.add_argument("--num-workers", type=int, default=2, help="the original's workers")
     parser.add_argument("--batches-per-point", type=int, default=10, help="of the original's curve")
     report.add_options(parser, "time_to_f1")
     args = parser.parse_args()

@@ -100,10 +100,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ours.add_dataset_option(parser)
     parser.add_argument("--models", nargs="+", default=["simple_cnn", "simple_cnn_v2"])
-    parser.add_argument("--num-images", type=int, default=3000, help="of an epoch of ours")
+    parser.add_argument("--num-images", type=int, default=3000, help="images per epoch of ours")
     parser.add_argument("--num-turns", type=int, default=5)
-    parser.add_argument("--num-batches", type=int, default=15, help="of the original in a turn")
-    parser.add_argument("--num-workers", type=int, default=2, help="of the original's DataLoader")
+    parser.add_argument("--num-batches", type=int, default=15, help="the original's per turn")
+    parser.add_argument("--num-workers", type=int, default=2, help="the original's workers")
     report.add_options(parser, "training")
     args = parser.parse_args()
     rows, goals = [], []
@@ -151,8 +151,8 @@ def main() -> None:
         title="Training, images per second",
         module="benchmarks.training",
         repetitions=f"{args.num_turns} turns in alternation, the waiting side stopped: original "
-        f"{args.num_batches} batches a turn after {NUM_WARM_UP_BATCHES} to warm up, ours a whole "
-        "epoch a turn after the first, compute only as many steps around it; "
+        f"{args.num_batches} batches per turn after {NUM_WARM_UP_BATCHES} to warm up, ours a whole "
+        "epoch per turn after the first, compute only as many steps around it; "
         "median (lowest-highest)",
         goals=goals,
         tables=[

@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Variant:
-    """`demo` but for these.
+    """`demo`, except for these settings.
 
     Attributes:
         recipe: settings of the recipe.

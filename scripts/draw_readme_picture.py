@@ -3,7 +3,7 @@
     python -m scripts.draw_readme_picture
 
 reads outputs/demo/ and demo/: a strip of drawn poses, the band of the seeds over epochs, and every
-vote of one, two, three members on the test images, which chose nothing.
+vote of one, two, three members on the test images, on which nothing was chosen.
 """
 
 import csv
@@ -42,7 +42,7 @@ POSES = (
 
 
 def draw_picture() -> Figure:
-    """All of it, from the folders of the demo run."""
+    """The whole picture, from the folders of the demo run."""
     folders = sorted(RUN.glob("seed_*"))
     figure = Figure(figsize=(12, 5.6), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 2.5))

@@ -265,7 +265,7 @@ def test_damaged_cache_is_built_again_and_said(files, tmp_path, name, harm, why)
 
 
 def test_image_that_was_exchanged_behind_size_and_time_is_seen(files, tmp_path):
-    # More files than are sampled, and the one that none of them is.
+    # More files than are sampled; the one that changes is not among the sample.
     many = files + [path.with_name(f"{n}_{path.name}") for n in range(2) for path in files]
     for path in many[len(files) :]:
         path.write_bytes(files[0].read_bytes())

@@ -94,7 +94,7 @@ def test_digest_is_shared_by_equal_recipes_only():
 
 def test_the_seeds_are_no_part_of_the_identity():
     assert Recipe(seeds=(7,)).digest() == Recipe(seeds=(0, 1, 2)).digest()
-    # A budget is one for each seed: three in 30 minutes learn what six in 60 do.
+    # A budget counts per seed: three in 30 minutes learn what six in 60 do.
     three = Recipe(budget="30m")
     assert three.digest() == Recipe(budget="60m", seeds=(0, 1, 2, 3, 4, 5)).digest()
     assert three.digest() != Recipe(budget="60m").digest()

@@ -334,6 +334,6 @@ def test_imports_go_one_way():
         for name, imported in IMPORTS.items()
     }
     assert graph["pose.run"] >= {"pose.tracking", "pose.seeds.engines"}
-    # Raises CycleError, which names the circle. A package's own list of its modules is none.
+    # Raises CycleError, which names the circle. A package's own list of its modules is not one.
     order = list(TopologicalSorter(graph).static_order())
     assert set(order) == set(SOURCES)

@@ -31,7 +31,7 @@ CUDA = torch.device("cuda", 0)
 
 @register_op_impl([torch.ops.aten._fused_adam_.tensor_lr, torch.ops.aten._fused_adamw_.tensor_lr])
 def fused_adam(mode, function, parameters, *args, lr, **options):
-    """In place on the device. torch knows no shapes of it with a rate that is a tensor."""
+    """In place on the device; torch cannot infer its shapes when the rate is a tensor."""
     assert lr.device == parameters[0].device
 
 

@@ -75,7 +75,7 @@ def test_simple_cnn_is_the_textbook_order_of_relu_and_pooling():
 
 
 def gradients(model, images: torch.Tensor, *, bfloat16: bool) -> dict[str, torch.Tensor]:
-    """Of the squared logits, in training mode; buffers that training moves are among them."""
+    """Gradients of the squared logits in training mode, and the buffers that training moves."""
     model = copy.deepcopy(model).train()
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         model(images).square().mean().backward()

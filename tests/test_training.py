@@ -38,7 +38,7 @@ MODERN = dataclasses.replace(
 )
 
 
-# Of the first and second epoch on the stripes below, float32, recorded when this was written.
+# Of the first and second epochs on the stripes below, float32, recorded when this was written.
 GOLDEN_TRAIN_LOSSES = [0.562806, 0.090911]
 GOLDEN_VAL_LOSS = 0.216178
 

@@ -42,7 +42,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def limited_memory():
-    """More memory than `MAX_MEMORY` beyond the start is a MemoryError, which is a traceback."""
+    """More memory than `MAX_MEMORY` beyond the start is a MemoryError, and so a traceback."""
     import torch  # noqa: F401  what it maps is no case's doing
 
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -70,9 +70,9 @@ def state_of(folder: Path) -> dict[str, tuple[int, int, int]]:
 def judge() -> Callable[..., str]:
     """Runs an action and counts what became of it.
 
-    `judge(act, is_right, inputs)`: `is_right` of the action's value, None: there is no right
-    reading, it must be named. `inputs`: folder that must be afterwards what it was before. Returns
-    the message where it was named, else "".
+    `judge(act, is_right, inputs)`: `is_right` judges the action's value; None: there is no right
+    reading, it must be named. `inputs`: a folder that must be the same afterwards. Returns the
+    message where it was named, else "".
     """
 
     def run(

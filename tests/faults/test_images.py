@@ -12,7 +12,7 @@ from PIL import Image, features
 
 from pose_models.decode import FORMATS, orientation_of, read_image
 
-# Of Pillow on damaged metadata; commands do not show them.
+# Pillow's, about damaged metadata; commands do not show them.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 KINDS = [
     (format, mode)
