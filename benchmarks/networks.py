@@ -53,7 +53,7 @@ class SqueezeExcitationNet(PoseNet):
 
 
 class MaxAndMeanNet(PoseNet):
-    """The head sees each feature's maximum besides its mean."""
+    """The head sees each feature's maximum as well as its mean."""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__(in_channels, num_classes)

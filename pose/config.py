@@ -71,10 +71,10 @@ class Recipe:
     )
     schedule: str = setting("one_cycle", f"learning rate schedule: {', '.join(SCHEDULES)}")
     warmup_fraction: float = setting(
-        0.2, "part of the training that warms up (not with constant)", no_op=0.0
+        0.2, "part of training that warms up (not with constant)", no_op=0.0
     )
     label_smoothing: float = setting(0.1, "label smoothing, in [0, 1)", no_op=0.0)
-    ema_decay: float = setting(0.98, "moving average of the weights per step; 0: none", no_op=0.0)
+    ema_decay: float = setting(0.98, "decay per step of the weights' average; 0: none", no_op=0.0)
     clip_grad_norm: float = setting(0.0, "largest gradient norm; 0: no clipping", no_op=0.0)
     mixup_alpha: float = setting(0.0, "mixup, Beta(alpha, alpha); 0: none", no_op=0.0)
     cutmix_alpha: float = setting(0.0, "cutmix, Beta(alpha, alpha); 0: none", no_op=0.0)
@@ -262,7 +262,7 @@ class DemoSetup:
     """
 
     out: str = setting("demo", "demo: folder to draw into")
-    num_train: int = setting(3000, "demo: labelled images; 0: of all skeletons")
+    num_train: int = setting(3000, "demo: labelled images; 0: all that the test images leave")
     num_test: int = setting(600, "demo: test images")
     draw_seed: int = setting(0, "demo: seed of the drawings")
 

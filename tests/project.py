@@ -102,5 +102,5 @@ class Project:
         deadline = time.monotonic() + 120
         while len(self.history(run, seed)) < count:
             assert process.poll() is None, "".join(process.communicate())
-            assert time.monotonic() < deadline, "the training makes no progress"
+            assert time.monotonic() < deadline, "training makes no progress"
             time.sleep(0.02)

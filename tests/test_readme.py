@@ -25,8 +25,8 @@ README, RUSSIAN = ROOT / "README.md", ROOT / "README.ru.md"
 DOCUMENTS = [README, RUSSIAN, *sorted((ROOT / "docs").glob("*.md"))]
 
 # The one difference between the README's commands and what is run here: the `mlflow` that the
-# test's environment has adds SMALL to every training, so that an epoch takes a second, and closes
-# `mlflow ui` once it answers. All else is passed on as it is.
+# test's environment has adds SMALL to every train command, so that an epoch takes a second, and
+# closes `mlflow ui` once it answers. All else is passed on as it is.
 SMALL = {"num_epochs": 1, "image_size": 32, "batch_size": 16}
 SHIM = """\
 #!{python}

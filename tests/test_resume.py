@@ -26,7 +26,7 @@ def data(tmp_path_factory, make_dataset):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory, data) -> Project:
-    """A training that nobody interrupted."""
+    """A run that nobody interrupted."""
     project = Project(tmp_path_factory.mktemp("straight") / "pose")
     project.run(*project.train_command(dataset=data, **SMALL))
     return project
@@ -95,7 +95,7 @@ def test_a_soft_stop_is_clean_and_the_same_command_continues(project, straight, 
     names = {item.path for item in project.client().list_artifacts(child.info.run_id)}
     assert names == {"last_ckpt.pth", "training_history.csv"}
 
-    # The old stop.txt still lies there, and must not stop the training that it stopped before.
+    # The old stop.txt still lies there, and must not stop the run that it stopped before.
     time.sleep(1.5)
     out = project.run(*project.train_command(dataset=data, **SMALL))
     assert f"continuing the unfinished training {parent.info.run_id}" in out

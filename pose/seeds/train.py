@@ -53,7 +53,7 @@ def train_seed(
     Whatever happens, the tracker hears how it ended.
 
     Raises:
-        DivergedError: the training is no longer finite.
+        DivergedError: a loss, weight or logit is no longer finite.
     """
     with ending(tracker.finish):
         result = _train(job, loaded, tracker, display, stop)

@@ -54,7 +54,7 @@ def store_errors(uri: str) -> Iterator[None]:
 
 
 class _Client:
-    """MLflow's client, each of whose calls fails as a `StoreError`."""
+    """MLflow's client; any call that fails raises a `StoreError`."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -86,7 +86,7 @@ class Store:
         # Setting up a database is news for MLflow's developers, not for whoever trains.
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-        # Bars for single small files would break the lines of the training.
+        # Bars for single small files would break the lines that training prints.
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         self.client = _Client(self.uri)
 

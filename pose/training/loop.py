@@ -102,7 +102,7 @@ class Pace:
         self._validation_seconds = state.validation_seconds
 
     def progress(self, part_of_epoch: float) -> float:
-        """Part of the training that is done, after `part_of_epoch` of this epoch's batches."""
+        """Part of training that is done, after `part_of_epoch` of this epoch's batches."""
         if self._time_limit is None:
             return (self._num_epochs_done + part_of_epoch) / self._num_epochs
         elapsed = self._seconds_before + time.perf_counter() - self._started
