@@ -18,6 +18,7 @@ from pose.tracking.store import (
     process_tags,
 )
 
+# After so much silence a run of another machine counts as dead.
 SILENCE_SECONDS = 600
 
 
