@@ -5,6 +5,8 @@ VENV ?= .venv
 PYTHON ?= python3
 # `mlflow run --env-manager local` takes python from PATH, so the environment goes first in it.
 RUN = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+# Files of tests run side by side; a file's tests share what it sets up.
+WORKERS ?= 2
 
 .PHONY: env demo test faults lint bench clean
 
@@ -25,7 +27,7 @@ demo: env
 	@echo "to look at it: $(VENV)/bin/mlflow ui, then open the link to the seeds above"
 
 test: env
-	$(RUN) python -m pytest
+	$(RUN) python -m pytest -n $(WORKERS) --dist loadfile
 
 faults: env
 	$(RUN) python -m pytest -q -m faults tests/faults
