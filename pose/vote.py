@@ -1,8 +1,6 @@
 """A vote: the registered members of runs predict the test images together."""
 
-import csv
 import dataclasses
-import io
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +10,9 @@ import torch
 
 from pose.config import VoteSetup
 from pose.data.cache import open_cache
-from pose.data.classes import sorted_texts
 from pose.data.folder import read_test_images, refuse_input
 from pose.data.source import find_dataset
+from pose.data.submission import read_submission
 from pose.device import describe, keep_freed_memory, pick_device, pick_precision
 from pose.display import Display
 from pose.ensembling import diversity
@@ -46,6 +44,11 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
     name = "+".join(runs)
     with tempfile.TemporaryDirectory() as staging:
         registered, dataset = _find_members(runs, setup, tracker, display)
+        data_setup = dataclasses.replace(setup, dataset=dataset)
+        folder = find_dataset(data_setup, display)
+        refuse_input(out_path, folder, "out_path")
+        tests = read_test_images(folder, display.say)
+        submission = read_submission(folder, tuple(tests))
         models, members = [], []
         for number, found in enumerate(registered):
             model, member = _bring(found, tracker, Path(staging) / f"member_{number}")
@@ -53,10 +56,6 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
             models.append(model)
             members.append(member)
         check_compatible(members)
-        data_setup = dataclasses.replace(setup, dataset=dataset)
-        folder = find_dataset(data_setup, display)
-        refuse_input(out_path, folder, "out_path")
-        tests = read_test_images(folder, display.say)
         predictions = _predict(members, models, tests, setup, display)
         probs = np.stack([own.probs for own in predictions])
         combined = dataclasses.replace(predictions[0], probs=combine_probs(probs, how))
@@ -75,9 +74,10 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
                 num_images=probs.shape[1],
                 score=score_held_out(members, lambda own: combine_probs(own, how)),
             )
-            files = _write_files(result, combined, Path(staging) / "files")
+            text = submission.csv(combined.pred_labels())
+            files = _write_files(result, combined, text, Path(staging) / "files")
             # Beside what a link points at, not in place of the link.
-            write_text(written_to, files["predictions.csv"].read_text(encoding="utf-8"))
+            write_text(written_to, text)
             _record(record, result, files)
             ensemble = SeedEnsemble(models, how).eval()
             tags = {"run": name, "voting": how.rule, "num_members": str(len(members))}
@@ -219,9 +219,8 @@ def _decode(
     return images, rows
 
 
-def _write_files(result: Vote, combined: Predictions, folder: Path) -> dict[str, Path]:
-    """Write the files of the record, by name."""
-    text = predictions_csv(combined)
+def _write_files(result: Vote, combined: Predictions, text: str, folder: Path) -> dict[str, Path]:
+    """Write the files of the record, by name; `text` is that of predictions.csv."""
     files = {
         name: folder / name for name in ("predictions.csv", "members.csv", "ensemble_probs.csv")
     }
@@ -229,16 +228,6 @@ def _write_files(result: Vote, combined: Predictions, folder: Path) -> dict[str,
     write_text(files["members.csv"], members_csv(result))
     write_predictions(files["ensemble_probs.csv"], combined)
     return files
-
-
-def predictions_csv(combined: Predictions) -> str:
-    """`id,label`, one row per image, sorted by id."""
-    label_of = combined.pred_labels()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "label"])
-    writer.writerows((image_id, label_of[image_id]) for image_id in sorted_texts(label_of))
-    return text.getvalue()
 
 
 def _record(record: VoteRecord, result: Vote, files: dict[str, Path]) -> None:

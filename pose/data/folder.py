@@ -7,6 +7,7 @@ Reads names and labels; pixels are the business of `pose.data.cache`.
       train_images/<id>.jpg   or in folders: the id of day1/1.jpg is day1/1
       test_images/<id>.jpg
       classes.csv             optional: label,name,mirror
+      sample_submission.csv   optional: see `pose.data.submission`
 """
 
 import concurrent.futures
