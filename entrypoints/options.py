@@ -76,13 +76,13 @@ def option(name: str, annotation: Any, help: str, *, default: Any = NOT_GIVEN) -
     )
 
 
-def field_options(dataclass: type, *, only: tuple[str, ...] | None = None) -> Decorator:
-    """An option for each field of `dataclass`, or for those in `only`."""
+def field_options(dataclass: type, *, without: tuple[str, ...] = ()) -> Decorator:
+    """An option for each field of `dataclass`, but for those in `without`."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         hints = typing.get_type_hints(dataclass)
         for field in reversed(dataclasses.fields(dataclass)):
-            if only is None or field.name in only:
+            if field.name not in without:
                 help = f"{field.metadata['help']}{_shown(field.default)}"
                 command = option(field.name, hints[field.name], help)(command)
         return command

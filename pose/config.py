@@ -132,10 +132,7 @@ class Recipe:
         Raises:
             InputError: there is none, or it is not a number with a unit.
         """
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", self.budget or "")
-        if not found:
-            raise InputError(f"budget must be a time such as 90s, 10m or 2h, got {self.budget!r}")
-        return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+        return parse_time("budget", self.budget or "")
 
     def seed_seconds(self) -> float | None:
         """Each seed's share of the budget in seconds; None without one."""
@@ -222,6 +219,40 @@ class Setup(ComputeSetup):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepSetup:
+    """What a sweep tries, and how long.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    space: str | None = setting(
+        None, "settings and their values, as learning_rate:1e-3..1e-2:log,label_smoothing:0|0.1"
+    )
+    trials: int = setting(20, "largest number of trials")
+    budget: str | None = setting(None, "time for the whole sweep, such as 90s, 10m or 2h")
+    sampler_seed: int = setting(0, "seed of the choice of values")
+
+    def __post_init__(self) -> None:
+        if self.space is None:
+            raise InputError(
+                "space must be given: the settings to try and their values, such as "
+                "learning_rate:1e-3..1e-2:log,label_smoothing:0|0.1"
+            )
+        _check("trials", self.trials, self.trials >= 1, "at least 1")
+        _check("sampler_seed", self.sampler_seed, 0 <= self.sampler_seed < 2**32, "in [0, 2**32)")
+        self.seconds()
+
+    def seconds(self) -> float | None:
+        """The budget in seconds; None without one.
+
+        Raises:
+            InputError: it is not a number with a unit.
+        """
+        return None if self.budget is None else parse_time("budget", self.budget)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class VoteSetup(ComputeSetup):
     """Who votes, how, and where the predictions go.
 
@@ -277,6 +308,25 @@ class ScoreSetup:
     """What is compared with the demo's truth."""
 
     predictions: str = setting("predictions.csv", "score: file to compare")
+
+
+def typed(value: Any) -> str:
+    """A setting's value as it is typed on the command line."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
+    return json.dumps(value) if isinstance(value, bool | None) else str(value)
+
+
+def parse_time(name: str, text: str) -> float:
+    """The seconds that `text` means: `90s`, `10m`, `2h`.
+
+    Raises:
+        InputError: it is not a number with a unit; the message calls it `name`.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not found:
+        raise InputError(f"{name} must be a time such as 90s, 10m or 2h, got {text!r}")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def _check(name: str, value: Any, is_valid: bool, expected: str) -> None:

@@ -5,10 +5,10 @@ import time
 
 from tqdm import tqdm
 
-from pose.config import Recipe
+from pose.config import Recipe, typed
 from pose.display import BatchProgress
 from pose.history import Row
-from pose.results import RunResult, Vote
+from pose.results import RunResult, SweepResult, Vote
 
 
 class Console:
@@ -92,6 +92,18 @@ class Console:
             f"\nfiles: {result.folder}"
             f"\ncompare the seeds: mlflow ui, then {result.seeds_page}"
         )
+
+    def show_sweep(self, sweep: SweepResult) -> None:
+        """A sweep is over: its best trials, and how to train the best."""
+        for trial in sweep.trials[:5]:
+            values = ", ".join(f"{key}={typed(value)}" for key, value in trial.values.items())
+            self.say(f"{trial.name}: {trial.val_f1 or trial.ending}  {values}")
+        self.say(f"{len(sweep.trials)} trials: {sweep.folder / 'trials.csv'}")
+        if sweep.command:
+            self.say(
+                "the best's score is flattering, since it was chosen by it; train it with new "
+                f"seeds:\n{sweep.command} -P seeds=100,101,102"
+            )
 
     def show_vote(self, vote: Vote) -> None:
         """A vote is done: the honest score, the agreement, where the file is."""

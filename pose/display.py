@@ -63,3 +63,40 @@ class NoDisplay:
 
     def show_epoch(self, seed: int, row: Row, best_epoch: int) -> None:
         """Nothing."""
+
+
+class ForwardingDisplay:
+    """Shows everything on another display; what is to be shown otherwise is overridden."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._display.say(text)
+
+    def draw_progress(self, done: int, total: int) -> None:
+        """Images of the demo data drawn."""
+        self._display.draw_progress(done, total)
+
+    def cache_progress(self, done: int, total: int) -> None:
+        """Images decoded."""
+        self._display.cache_progress(done, total)
+
+    def check_progress(self, done: int, total: int) -> None:
+        """Images checked."""
+        self._display.check_progress(done, total)
+
+    def predict_progress(self, done: int, total: int) -> None:
+        """Batches predicted."""
+        self._display.predict_progress(done, total)
+
+    def start_seed(
+        self, seed: int, recipe: Recipe, num_epochs_done: int, time_limit: float | None
+    ) -> BatchProgress:
+        """A seed begins or goes on."""
+        return self._display.start_seed(seed, recipe, num_epochs_done, time_limit)
+
+    def show_epoch(self, seed: int, row: Row, best_epoch: int) -> None:
+        """An epoch is complete."""
+        self._display.show_epoch(seed, row, best_epoch)

@@ -4,6 +4,7 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pose.ensembling.held_out import HeldOutScore
 from pose.ensembling.members import Member
@@ -81,6 +82,44 @@ class RunResult:
     def val_f1(self) -> Spread:
         """Mean and standard deviation of the best val_f1 over the seeds."""
         return spread([seed.val_f1 for seed in self.seeds])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """How a trial of a sweep ended.
+
+    Attributes:
+        name: of its run.
+        values: what was tried, by setting.
+        val_f1: over its seeds; None where it was not trained to its end.
+        ending: `finished`, `pruned`, `diverged` or `out of time`.
+        seconds: that it took, saving included.
+    """
+
+    name: str
+    values: dict[str, Any]
+    val_f1: Spread | None
+    ending: str
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """How a sweep ended.
+
+    Attributes:
+        run_id: of the sweep in MLflow.
+        trials: the best first, those without a score last.
+        stop_reason: None if it tried all that it should, else why it stopped.
+        command: trains the best values as a run of its own; empty without a finished trial.
+    """
+
+    run_id: str
+    name: str
+    folder: Path
+    trials: list[TrialResult]
+    stop_reason: str | None
+    command: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

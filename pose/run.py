@@ -35,7 +35,7 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
     """
     keep_freed_memory()
     with _only_run_in(plan.folder):
-        loaded = _load(plan, display)
+        loaded = load_planned_data(plan, display)
         record = tracker.open_run(_request(plan, loaded))
         with ending(record.finish):
             if record.unlike:
@@ -64,8 +64,12 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
     )
 
 
-def _load(plan: Plan, display: Display) -> LoadedData:
-    """The data, checked: what can be wrong with the input is found before a run exists."""
+def load_planned_data(plan: Plan, display: Display) -> LoadedData:
+    """The data, checked: what can be wrong with the input is found before a run exists.
+
+    Raises:
+        InputError: there is none, or the plan cannot be carried out on it.
+    """
     loaded = load_data(
         find_dataset(plan.setup, display),
         plan.recipe.image_size,

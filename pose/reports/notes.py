@@ -3,8 +3,9 @@
 import csv
 import io
 
+from pose.config import typed
 from pose.named_runs import NAMED_RUNS, ResolvedRun
-from pose.results import SeedResult, Vote, spread
+from pose.results import SeedResult, SweepResult, Vote, spread
 
 
 def describe_seeds(resolved: ResolvedRun, results: list[SeedResult], num_promised: int) -> str:
@@ -40,6 +41,32 @@ def describe_seeds(resolved: ResolvedRun, results: list[SeedResult], num_promise
             original = published.get(result.seed)
             line += f" {original:.6f} |" if original else " |"
         lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def describe_sweep(sweep: SweepResult) -> str:
+    """A sweep: its trials, and how to train the best."""
+    finished = [trial for trial in sweep.trials if trial.val_f1]
+    lines = [
+        f"### {sweep.name}: {len(sweep.trials)} trials, {len(finished)} to their end",
+        "",
+        "| trial | values | val_f1 | ended by | minutes |",
+        "|---|---|---|---|---|",
+    ]
+    for trial in sweep.trials:
+        values = ", ".join(f"{key}={typed(value)}" for key, value in trial.values.items())
+        lines.append(
+            f"| {trial.name} | {values} | {trial.val_f1 or ''} | {trial.ending} "
+            f"| {trial.seconds / 60:.1f} |"
+        )
+    if sweep.command:
+        lines += [
+            "",
+            "The best was chosen by these scores, so its own is flattering: train it with seeds "
+            "that the sweep did not use, and believe those.",
+            "",
+            f"    {sweep.command}",
+        ]
     return "\n".join(lines) + "\n"
 
 

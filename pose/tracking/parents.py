@@ -7,6 +7,7 @@ from typing import Any
 
 from mlflow.entities import Run
 
+from pose.config import typed
 from pose.errors import InputError
 from pose.results import FINISHED_REASONS
 from pose.tracking import registry
@@ -14,7 +15,6 @@ from pose.tracking.store import (
     PARENT_TAG,
     Store,
     is_dead,
-    param_text,
     process_tags,
 )
 
@@ -33,6 +33,7 @@ class RunRequest:
         fresh: begin anew even if an unfinished one could be continued.
         settings: the recipe's by name; says how an unfinished run differs.
         tags: of the parent, besides those that say what it is.
+        kind: its tag `kind`: `train`, or `sweep` for a run of runs.
     """
 
     name: str
@@ -43,6 +44,7 @@ class RunRequest:
     fresh: bool = False
     settings: Mapping[str, Any]
     tags: Mapping[str, str]
+    kind: str = "train"
 
     def identity(self) -> dict[str, str]:
         """As tags of the parent run."""
@@ -62,7 +64,7 @@ def find_parent(store: Store, experiment_id: str, request: RunRequest) -> Run | 
     wanted = " and ".join(f"tags.{key} = '{value}'" for key, value in request.identity().items())
     found = store.client.search_runs(
         [experiment_id],
-        f"tags.kind = 'train' and {wanted}",
+        f"tags.kind = '{request.kind}' and {wanted}",
         order_by=["attributes.start_time DESC"],
     )
     if request.add_seeds:
@@ -71,7 +73,10 @@ def find_parent(store: Store, experiment_id: str, request: RunRequest) -> Run | 
         return None
     same_seeds = [run for run in found if seeds_of(run) == request.seeds]
     newest = same_seeds[0] if same_seeds else None
-    return None if newest is None or registry.is_complete(newest) else newest
+    if newest is None or request.kind == "sweep":
+        # A finished sweep goes on too: with more trials or time there is more to try.
+        return newest
+    return None if registry.is_complete(newest) else newest
 
 
 def _find_grown(found: Sequence[Run], request: RunRequest) -> Run:
@@ -122,7 +127,7 @@ def unlike_text(store: Store, experiment_id: str, request: RunRequest) -> str:
     """
     found = store.client.search_runs(
         [experiment_id],
-        f"tags.kind = 'train' and tags.run = '{request.name}'",
+        f"tags.kind = '{request.kind}' and tags.run = '{request.name}'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
     )
@@ -140,8 +145,8 @@ def unlike_text(store: Store, experiment_id: str, request: RunRequest) -> str:
     )
     params = children[0].data.params if children else {}
     for name, value in request.settings.items():
-        if name in params and params[name] != param_text(value):
-            differences.append(f"{name} ({params[name]}, now {param_text(value)})")
+        if name in params and params[name] != typed(value):
+            differences.append(f"{name} ({params[name]}, now {typed(value)})")
     return f"{other.info.run_id} differs in {', '.join(differences) or 'its recipe'}"
 
 

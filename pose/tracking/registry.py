@@ -16,6 +16,8 @@ from pose.tracking.store import Store, StoreError, store_errors
 
 MODEL_NAME = "pose"
 ENSEMBLE_NAME = "pose-ensemble"
+# On the trials of a sweep: the sweep's run.
+SWEEP_TAG = "sweep_run_id"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,12 +46,13 @@ def is_complete(run: Run) -> bool:
 
 
 def newest_run_name(store: Store) -> str:
-    """The name of the newest finished training run.
+    """The name of the newest finished training run that is no trial of a sweep.
 
     Raises:
         InputError: there is none.
     """
-    finished = _finished_parents(store, store.search_versions(f"name = '{MODEL_NAME}'"))
+    parents = _finished_parents(store, store.search_versions(f"name = '{MODEL_NAME}'"))
+    finished = [run for run in parents if SWEEP_TAG not in run.data.tags]
     if not finished:
         raise InputError(
             "run must be trained before it can vote, found no finished one in this tracking "

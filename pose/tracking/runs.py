@@ -155,7 +155,7 @@ def begin_run(
         **request.identity(),
         **request.tags,
         "seeds": ",".join(map(str, request.seeds)),
-        "kind": "train",
+        "kind": request.kind,
         "is_complete": "false",
         "heartbeat": str(int(time.time())),
     }
@@ -166,6 +166,10 @@ def begin_run(
     else:
         rename_run(store, given, request.name)
         store.set_tags(given, tags)
+    # What runs are compared by in MLflow's tables and charts.
+    recorded = store.client.get_run(given).data.params
+    settings = {k: v for k, v in request.settings.items() if v is not None and k not in recorded}
+    store.log_params(given, settings)
     return RunRecord(store, given, request.seeds, is_continued=False, unlike=unlike)
 
 

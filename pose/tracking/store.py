@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import logging
 import os
 import re
@@ -16,6 +15,7 @@ import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.entities.model_registry import ModelVersion
 
+from pose.config import typed
 from pose.errors import InputError, one_line
 from pose.files import locked
 
@@ -154,7 +154,7 @@ class Store:
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Record parameters as they are typed on the command line."""
         self.client.log_batch(
-            run_id, params=[Param(key, param_text(value)) for key, value in params.items()]
+            run_id, params=[Param(key, typed(value)) for key, value in params.items()]
         )
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
@@ -236,10 +236,3 @@ def is_dead(tags: Mapping[str, str]) -> bool:
     if tags.get("host") != socket.gethostname() or not tags.get("pid", "").isdigit():
         return False
     return tags.get("process") != process_key(int(tags["pid"]))
-
-
-def param_text(value: Any) -> str:
-    """A parameter as it is typed on the command line."""
-    if isinstance(value, tuple | list):
-        return ",".join(map(str, value))
-    return json.dumps(value) if isinstance(value, bool | None) else str(value)

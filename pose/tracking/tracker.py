@@ -1,5 +1,6 @@
 """Where a command records what it does."""
 
+import dataclasses
 import hashlib
 import os
 import tempfile
@@ -11,7 +12,7 @@ from pose.files import locked
 from pose.tracking import registry
 from pose.tracking.parents import RunRequest, close_dead_runs, find_parent, refuse_living
 from pose.tracking.runs import RunRecord, begin_run, continue_run, rename_run
-from pose.tracking.store import connect, process_tags
+from pose.tracking.store import PARENT_TAG, connect, process_tags
 from pose.tracking.votes import VoteRecord
 
 
@@ -21,14 +22,16 @@ class Tracker:
     Args:
         given_run_id: the run that `mlflow run` made for this command, if any. The first run or
             vote that is opened takes it.
+        sweep_run_id: the sweep that the runs opened here are trials of, if any.
 
     Raises:
         InputError: the store cannot be reached.
     """
 
-    def __init__(self, given_run_id: str | None = None) -> None:
+    def __init__(self, given_run_id: str | None = None, sweep_run_id: str | None = None) -> None:
         self._store = connect()
         self._given = given_run_id
+        self._sweep_run_id = sweep_run_id
 
     def _take_given(self) -> tuple[str | None, str]:
         """The run that `mlflow run` made, once, and the experiment to record in."""
@@ -50,6 +53,9 @@ class Tracker:
             InputError: the same run is at work elsewhere, or there is none to add seeds to.
         """
         given, experiment_id = self._take_given()
+        if self._sweep_run_id:
+            nested = {registry.SWEEP_TAG: self._sweep_run_id, PARENT_TAG: self._sweep_run_id}
+            request = dataclasses.replace(request, tags={**request.tags, **nested})
         # Two commands at once must not both find that there is none.
         key = "\n".join((self._store.uri, experiment_id, *request.identity().values()))
         name = f"pose-{os.getuid()}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.lock"
@@ -60,6 +66,10 @@ class Tracker:
                 return begin_run(self._store, experiment_id, request, given)
             refuse_living(parent)
             return continue_run(self._store, parent, request, given)
+
+    def for_trials(self, sweep_run_id: str) -> "Tracker":
+        """A tracker whose runs are trials of a sweep."""
+        return Tracker(sweep_run_id=sweep_run_id)
 
     def open_vote(self, name: str, tags: Mapping[str, str]) -> "VoteRecord":
         """The run of a vote: the one that `mlflow run` made, or a new one."""

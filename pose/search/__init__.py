@@ -1,0 +1,1 @@
+"""Values of settings: which there are, and which to try next."""
