@@ -269,6 +269,12 @@ class VoteSetup(ComputeSetup):
         None, "id of the run to take; default: the newest finished one of that name"
     )
     skip_bad_images: bool = setting(False, "leave out unreadable test images instead of refusing")
+    allow_missing: bool = setting(
+        False, "vote although members are missing, doubled, or trained on other data"
+    )
+    lock: str | None = setting(
+        None, "ensemble.json, or the id of a vote's run: repeat that vote with its very members"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -277,6 +283,8 @@ class VoteSetup(ComputeSetup):
             raise InputError(f"run must name at least one run, got {self.run!r}")
         if self.parent and len(self.runs()) > 1:
             raise InputError(f"parent must go with a single run, got {len(self.runs())} runs")
+        if self.lock and (self.run or self.parent):
+            raise InputError("lock must go without run and parent: it names its members itself")
 
     def runs(self) -> tuple[str, ...]:
         """The names in `run`, each once; none: the newest finished run is meant."""

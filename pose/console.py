@@ -116,7 +116,10 @@ class Console:
                 f"no member trained on; single members {min(score.members):.4f} to "
                 f"{max(score.members):.4f}"
             )
-        for member, share in zip(vote.members, vote.agreement, strict=True):
-            self.say(f"{member.name} agrees with the ensemble on {share:.1%} of the images")
-        self.say(f"all members agree on {vote.unanimity:.1%} of the images")
+        if len(vote.members) == 1:
+            self.say("a single member: there is nobody to agree with")
+        else:
+            for member, share in zip(vote.members, vote.agreement, strict=True):
+                self.say(f"{member.name} agrees with the ensemble on {share:.1%} of the images")
+            self.say(f"all members agree on {vote.unanimity:.1%} of the images")
         self.say(f"predictions: {vote.out_path.absolute()}\nartifact: {vote.artifact}")

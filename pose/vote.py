@@ -1,6 +1,9 @@
 """A vote: the registered members of runs predict the test images together."""
 
 import dataclasses
+import hashlib
+import importlib.metadata
+import platform
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,49 +20,82 @@ from pose.device import describe, keep_freed_memory, pick_device, pick_precision
 from pose.display import Display
 from pose.ensembling import diversity
 from pose.ensembling.held_out import score_held_out
-from pose.ensembling.members import Member, RegisteredMember, check_compatible
+from pose.ensembling.lock import (
+    LOCK_FILE,
+    Lock,
+    digest_of_images,
+    lock_text,
+    locked_members,
+)
+from pose.ensembling.members import Member
 from pose.errors import InputError, first_few, printable
 from pose.files import file_to_write, write_text
-from pose.predictions import Predictions, read_predictions, write_predictions
+from pose.predictions import Predictions, write_predictions
 from pose.reports.notes import describe_vote, members_csv
 from pose.results import Vote
-from pose.seeds import folder as seed_folder
 from pose.stop import ending
 from pose.tracking import Tracker, VoteRecord
 from pose.training.predict import predict_logits, probs_of
+from pose.voters import bring_voters, fetch_lock, find_voters
 from pose_models import Combination, ImageClassifier, SeedEnsemble, combine, for_inference
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ballot:
+    """What the members say of the test images.
+
+    Attributes:
+        ids: `(N,)` of the images that can be read.
+        probs: `(M, N, C)` float32.
+        digest: of ids and contents of the images.
+        conditions: versions of software, device and arithmetic, by name.
+    """
+
+    ids: tuple[str, ...]
+    probs: np.ndarray
+    digest: str
+    conditions: dict[str, str]
 
 
 def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
     """Predict the test images with the members of runs and write `out_path` (`id,label`).
+
+    Beside it, `ensemble.json` holds all that repeats the vote.
 
     Raises:
         InputError: no members, members that cannot vote together, or no readable test images.
     """
     out_path = Path(setup.out_path)
     written_to = file_to_write(out_path, "out_path")
+    lock_to = file_to_write(_lock_path(out_path), "out_path's lock")
     keep_freed_memory()
-    how = Combination(rule=setup.voting)
-    runs = setup.runs() or (tracker.newest_run_name(),)
-    name = "+".join(runs)
     with tempfile.TemporaryDirectory() as staging:
-        registered, dataset = _find_members(runs, setup, tracker, display)
-        data_setup = dataclasses.replace(setup, dataset=dataset)
-        folder = find_dataset(data_setup, display)
+        lock = fetch_lock(setup, tracker, Path(staging))
+        found = find_voters(setup, lock, tracker, display)
+        folder = find_dataset(dataclasses.replace(setup, dataset=found.dataset), display)
         refuse_input(out_path, folder, "out_path")
         tests = read_test_images(folder, display.say)
         submission = read_submission(folder, tuple(tests))
-        models, members = [], []
-        for number, found in enumerate(registered):
-            model, member = _bring(found, tracker, Path(staging) / f"member_{number}")
-            _show_member(member, display)
-            models.append(model)
-            members.append(member)
-        check_compatible(members)
-        predictions = _predict(members, models, tests, setup, display)
-        probs = np.stack([own.probs for own in predictions])
-        combined = dataclasses.replace(predictions[0], probs=combine_probs(probs, how))
-        record = tracker.open_vote(f"{name}_{how.rule}"[:250], {"run": name, "voting": how.rule})
+        models, members, allowed = bring_voters(found, setup, tracker, display, Path(staging))
+        how = Combination.from_dict(lock.combination) if lock else Combination(rule=setup.voting)
+        ballot = _predict(members, models, tests, setup, display)
+        combined = Predictions(
+            ids=ballot.ids,
+            probs=combine_probs(ballot.probs, how),
+            class_labels=members[0].card.labels,
+        )
+        text = submission.csv(combined.pred_labels())
+        own_lock = Lock(
+            members=locked_members(members),
+            combination=how.to_dict(),
+            class_labels=combined.class_labels,
+            test_digest=ballot.digest,
+            predictions_sha256=hashlib.sha256(text.encode()).hexdigest(),
+            conditions=ballot.conditions,
+        )
+        name = "+".join(dict.fromkeys(member.registered.run for member in members))
+        tags = {"run": name, "voting": how.rule}
+        record = tracker.open_vote(f"{name}_{how.rule}"[:250], tags)
         with ending(record.finish):
             result = Vote(
                 run_id=record.run_id,
@@ -68,77 +104,47 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
                 out_path=out_path,
                 artifact=record.artifact("predictions.csv"),
                 members=tuple(members),
-                agreement=tuple(diversity.agreement(probs, combined.probs).tolist()),
-                unanimity=diversity.unanimity(probs),
-                disagreement=diversity.disagreement(probs),
-                num_images=probs.shape[1],
+                agreement=tuple(diversity.agreement(ballot.probs, combined.probs).tolist()),
+                unanimity=diversity.unanimity(ballot.probs),
+                disagreement=diversity.disagreement(ballot.probs),
+                num_images=len(ballot.ids),
                 score=score_held_out(members, lambda own: combine_probs(own, how)),
             )
-            text = submission.csv(combined.pred_labels())
-            files = _write_files(result, combined, text, Path(staging) / "files")
+            files = _write_files(result, combined, text, own_lock, Path(staging) / "files")
             # Beside what a link points at, not in place of the link.
             write_text(written_to, text)
-            _record(record, result, files)
+            write_text(lock_to, lock_text(own_lock))
+            _record(record, result, files, allowed)
             ensemble = SeedEnsemble(models, how).eval()
-            tags = {"run": name, "voting": how.rule, "num_members": str(len(members))}
-            record.log_model(ensemble, [files["members.csv"]], tags)
+            tags["num_members"] = str(len(members))
+            record.log_model(ensemble, [files["members.csv"], files[LOCK_FILE]], tags)
         record.finish("FINISHED")
+    if lock:
+        _show_repetition(lock, own_lock, display)
     return result
+
+
+def _lock_path(out_path: Path) -> Path:
+    """`ensemble.json`, with the name of the predictions where they have one of their own."""
+    prefix = "" if out_path.stem == "predictions" else f"{out_path.stem}_"
+    return out_path.with_name(f"{prefix}{LOCK_FILE}")
+
+
+def _show_repetition(lock: Lock, own: Lock, display: Display) -> None:
+    """Say whether a vote is the one that was locked, and what differs."""
+    for line in lock.differences(own):
+        display.say(f"differs from the lock: {line}")
+    is_equal = lock.predictions_sha256 == own.predictions_sha256
+    display.say(
+        "the predictions are those of the lock, byte for byte"
+        if is_equal
+        else "warning: the predictions are not byte for byte those of the lock"
+    )
 
 
 def combine_probs(probs: np.ndarray, how: Combination) -> np.ndarray:
     """`pose_models.combine` of an array `(M, N, C)`; `(N, C)` float64."""
     return combine(torch.from_numpy(probs), how).numpy()
-
-
-def _find_members(
-    runs: Sequence[str], setup: VoteSetup, tracker: Tracker, display: Display
-) -> tuple[list[RegisteredMember], str | None]:
-    """The members of all runs, and the data folder.
-
-    The folder is the one that was named, else the one that the first run was trained on, where it
-    is still there.
-    """
-    members: list[RegisteredMember] = []
-    dataset = setup.dataset
-    for run in runs:
-        found = tracker.find_members(run, setup.parent)
-        members += found.members
-        display.say(f"run: {run}, {found.members[0].parent_run_id}, {len(found.members)} members")
-        for parent, seeds in found.left_out.items():
-            display.say(
-                f"  left out: {len(seeds)} members of the earlier run {parent} of that name "
-                f"(seeds {first_few(seeds)})"
-            )
-        if dataset is None and found.dataset and Path(found.dataset).is_dir():
-            dataset = found.dataset
-            display.say(f"data: {dataset}, where {run} was trained")
-    return members, dataset
-
-
-def _bring(
-    found: RegisteredMember, tracker: Tracker, folder: Path
-) -> tuple[ImageClassifier, Member]:
-    tracker.fetch_member(found, folder)
-    model, card = seed_folder.read_model(
-        folder, name=f"{found.run} seed {found.seed} ({found.uri})"
-    )
-    if found.weights_sha256 and found.weights_sha256 != card.weights_sha256:
-        raise InputError(
-            f"{found.run} seed {found.seed} must be the model that was registered as {found.uri}, "
-            "found another one there: its SHA-256 differs from the version's tag"
-        )
-    val_predictions = read_predictions(folder / seed_folder.VAL_PREDICTIONS)
-    return model, Member(registered=found, card=card, val_predictions=val_predictions)
-
-
-def _show_member(member: Member, display: Display) -> None:
-    display.say(
-        f"member: {member.name}, {member.card.model}, val_f1 {member.card.val_f1:.4f}, "
-        f"{member.registered.uri}"
-    )
-    if member.registered.recipe != member.registered.run:
-        display.say(f"  trained as: {member.registered.recipe}")
 
 
 def _predict(
@@ -147,14 +153,14 @@ def _predict(
     tests: dict[str, Path],
     setup: VoteSetup,
     display: Display,
-) -> list[Predictions]:
+) -> Ballot:
     """Each member's predictions of the test images, each image decoded once per way of decoding."""
     device = pick_device(setup.device)
     precision = pick_precision(setup.precision, device)
     display.say(f"device: {describe(device, precision)}")
-    images, rows = _decode(tests, sorted(set(map(_decoding, members))), setup, display)
+    images, rows, digest = _decode(tests, sorted(set(map(_decoding, members))), setup, display)
     ids = tuple(tests)
-    predictions = []
+    probs = []
     for member, model in zip(members, models, strict=True):
         fast = for_inference(model).to(device).to(memory_format=torch.channels_last)
         logits = predict_logits(
@@ -164,14 +170,20 @@ def _predict(
             precision,
             progress=display.predict_progress,
         )
-        predictions.append(
-            Predictions(
-                ids=tuple(ids[row] for row in rows.tolist()),
-                probs=probs_of(logits),
-                class_labels=member.card.labels,
-            )
-        )
-    return predictions
+        probs.append(probs_of(logits))
+    return Ballot(
+        ids=tuple(ids[row] for row in rows.tolist()),
+        probs=np.stack(probs),
+        digest=digest,
+        conditions={"device": describe(device, precision), **_versions()},
+    )
+
+
+def _versions() -> dict[str, str]:
+    """The versions of what decides the predictions."""
+    packages = ("torch", "torchvision", "numpy", "pillow", "simplejpeg")
+    found = {package: importlib.metadata.version(package) for package in packages}
+    return {"python": platform.python_version(), **found}
 
 
 def _decoding(member: Member) -> tuple[int, bool]:
@@ -184,8 +196,11 @@ def _decode(
     decodings: Sequence[tuple[int, bool]],
     setup: VoteSetup,
     display: Display,
-) -> tuple[dict[tuple[int, bool], torch.Tensor], torch.Tensor]:
-    """The test images `(N, 3, size, size)` of each decoding, and the rows that can be read."""
+) -> tuple[dict[tuple[int, bool], torch.Tensor], torch.Tensor, str]:
+    """The test images `(N, 3, size, size)` of each decoding, the rows that can be read, a digest.
+
+    The digest is that of ids and contents.
+    """
     files = list(tests.values())
     cache_root = Path(setup.cache_root) if setup.cache_root else None
     images: dict[tuple[int, bool], torch.Tensor] = {}
@@ -216,21 +231,27 @@ def _decode(
     rows = torch.tensor([row for row in range(len(files)) if row not in bad], dtype=torch.int64)
     if len(rows) == 0:
         raise InputError("test images must be readable, found not a single one that is")
-    return images, rows
+    return images, rows, digest_of_images(dict(zip(tests, cache.digests, strict=True)))
 
 
-def _write_files(result: Vote, combined: Predictions, text: str, folder: Path) -> dict[str, Path]:
+def _write_files(
+    result: Vote, combined: Predictions, text: str, lock: Lock, folder: Path
+) -> dict[str, Path]:
     """Write the files of the record, by name; `text` is that of predictions.csv."""
     files = {
-        name: folder / name for name in ("predictions.csv", "members.csv", "ensemble_probs.csv")
+        name: folder / name
+        for name in ("predictions.csv", "members.csv", "ensemble_probs.csv", LOCK_FILE)
     }
     write_text(files["predictions.csv"], text)
     write_text(files["members.csv"], members_csv(result))
+    write_text(files[LOCK_FILE], lock_text(lock))
     write_predictions(files["ensemble_probs.csv"], combined)
     return files
 
 
-def _record(record: VoteRecord, result: Vote, files: dict[str, Path]) -> None:
+def _record(
+    record: VoteRecord, result: Vote, files: dict[str, Path], allowed: Sequence[str]
+) -> None:
     members = result.members
     scores = {f"member_val_f1/{m.name.replace(' ', '_')}": m.card.val_f1 for m in members}
     record.log(
@@ -247,6 +268,7 @@ def _record(record: VoteRecord, result: Vote, files: dict[str, Path]) -> None:
         tags={
             "members": ",".join(member.registered.uri for member in members),
             "parents": ",".join(sorted({member.registered.parent_run_id for member in members})),
+            **({"allowed": "; ".join(allowed)} if allowed else {}),
         },
         note=describe_vote(result),
         files=list(files.values()),

@@ -297,7 +297,7 @@ def test_nothing_imports_an_entry_point():
 # Low to high; each may import what stands before it or in its own place. The old address of the
 # models stands apart: nothing imports it.
 LAYERS = (
-    "errors files history metrics stop",
+    "errors files history member_key metrics stop",
     "pose_models demo",
     "config device named_runs display",
     "data",
@@ -307,7 +307,7 @@ LAYERS = (
     "reports console",
     "search seeds",
     "tracking",
-    "run vote",
+    "run vote voters",
     "sweep",
     "entrypoints",
 )

@@ -246,7 +246,9 @@ def test_a_vote_is_recorded_with_members_agreement_and_an_honest_score(project, 
         assert 0.3 < run.data.metrics["val_f1"] <= 1
         assert 0 <= run.data.metrics["unanimity"] <= run.data.metrics["agreement_mean"] <= 1
         names = {item.path for item in project.client().list_artifacts(run.info.run_id)}
-        assert names == {"predictions.csv", "members.csv", "ensemble_probs.csv"}
+        assert names == {
+            "predictions.csv", "members.csv", "ensemble_probs.csv", "ensemble.json",
+        }  # fmt: skip
         assert "that no member trained on" in votes[rule]
     assert len(project.client().search_model_versions("name = 'pose-ensemble'")) == 2
 

@@ -1,12 +1,20 @@
 """Votes in this process, on three tiny members in a store of MLflow's own."""
 
+import dataclasses
+import json
+import re
 import shutil
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
+import mlflow
 import pytest
+from mlflow.entities.model_registry import ModelVersion
 
 from pose.config import Setup, VoteSetup
 from pose.display import NoDisplay
+from pose.ensembling.members import check_classes
 from pose.errors import InputError
 from pose.named_runs import resolve_run
 from pose.plan import make_plan
@@ -52,8 +60,12 @@ class Place:
         self.data = folder / "data"
         shutil.copytree(trained / "data", self.data)
         shutil.copy(trained / "mlflow.db", folder)
+        self.store = f"sqlite:///{folder / 'mlflow.db'}"
         self.out = folder / "predictions.csv"
         self.said = ""
+
+    def client(self) -> mlflow.MlflowClient:
+        return mlflow.MlflowClient(tracking_uri=self.store, registry_uri=self.store)
 
     def vote(self, **settings: object) -> Vote:
         display = Said()
@@ -65,10 +77,13 @@ class Place:
 
 
 @pytest.fixture
-def place(trained, tmp_path, monkeypatch) -> Place:
+def place(trained, tmp_path, monkeypatch) -> Iterator[Place]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    return Place(trained, tmp_path)
+    # MLflow remembers the store of the test before.
+    mlflow.set_tracking_uri(None)
+    yield Place(trained, tmp_path)
+    mlflow.set_tracking_uri(None)
 
 
 # The form of predictions.csv
@@ -106,3 +121,154 @@ def test_a_sample_of_other_ids_is_refused_before_anything_is_predicted(place, ro
         place.vote()
     assert "member:" not in place.said
     assert not place.out.exists()
+
+
+# Members are those that the run promised
+
+
+def version_of(client: mlflow.MlflowClient, seed: int) -> ModelVersion:
+    (found,) = client.search_model_versions(f"name = 'pose' and tags.seed = '{seed}'")
+    return found
+
+
+def delete_version(client):
+    client.delete_model_version("pose", version_of(client, 1).version)
+
+
+def fail(client):
+    run_id = version_of(client, 1).run_id
+    client.set_tag(run_id, "stop_reason", "diverged")
+    client.set_terminated(run_id, "FAILED")
+
+
+def run_on(client):
+    client.update_run(version_of(client, 1).run_id, status="RUNNING")
+
+
+def delete_run(client):
+    client.delete_run(version_of(client, 1).run_id)
+
+
+def register_again(client, seed: int = 1):
+    """The model of seed 1 as another version, of seed 1 or of another seed."""
+    found = version_of(client, 1)
+    client.create_model_version(
+        "pose", found.source, found.run_id, tags={**found.tags, "seed": str(seed)}
+    )
+
+
+def promise_less(client):
+    client.set_tag(version_of(client, 1).tags["parent_run_id"], "seeds", "0,2")
+
+
+def change_data(client):
+    client.set_model_version_tag("pose", version_of(client, 1).version, "dataset_digest", "f00d")
+
+
+def copy_a_seed(client):
+    """The weights of seed 1 under the name of seed 2."""
+    client.delete_model_version("pose", version_of(client, 2).version)
+    register_again(client, seed=2)
+
+
+FAULTS = {
+    delete_version: "tiny seed 1: no version",
+    fail: r"tiny seed 1: models:/pose/2, its run is failed \(diverged\)",
+    run_on: "tiny seed 1: models:/pose/2, its run is running",
+    delete_run: "tiny seed 1: models:/pose/2, its run is deleted",
+    register_again: "tiny seed 1: models:/pose/2, models:/pose/4, 2 versions",
+    promise_less: "tiny seed 1: models:/pose/2, its run did not promise it",
+    change_data: r"tiny seed 1: models:/pose/2, trained on other data \(f00d, not",
+    copy_a_seed: "tiny seed 2: sha256 .*, the weights of tiny seed 1",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_members_that_are_not_as_promised_are_refused_with_a_table(place, fault):
+    fault(place.client())
+    with pytest.raises(InputError, match=f"1 of 3 that are not: {FAULTS[fault]}.*--allow-missing"):
+        place.vote()
+    lines = place.said.splitlines()
+    (marked,) = [line for line in lines if line.startswith("x tiny seed")]
+    assert [line.split()[:3] for line in lines if line.startswith("  tiny")]
+    assert re.search(FAULTS[fault].partition(": ")[2].split(",")[0], marked)
+    assert not place.out.exists()
+
+
+def test_missing_members_are_allowed_when_asked_for_and_it_is_recorded(place):
+    delete_version(place.client())
+    voted = place.vote(allow_missing=True)
+    assert [member.registered.seed for member in voted.members] == [0, 2]
+    assert voted_tags(place, voted)["allowed"] == "tiny seed 1: no version"
+    assert "x tiny seed 1  one version, finished  no version" in place.said
+
+
+def test_a_double_votes_once_where_it_is_allowed(place):
+    copy_a_seed(place.client())
+    voted = place.vote(allow_missing=True)
+    assert [member.registered.seed for member in voted.members] == [0, 1]
+    assert "the weights of tiny seed 1" in voted_tags(place, voted)["allowed"]
+
+
+def voted_tags(place: Place, voted: Vote) -> dict[str, str]:
+    return place.client().get_run(voted.run_id).data.tags
+
+
+def test_members_of_other_classes_never_vote_together(place):
+    members = place.vote().members
+    card = dataclasses.replace(members[1].card, labels=("1", "0"))
+    other = dataclasses.replace(members[1], card=card)
+    with pytest.raises(InputError, match="the same in another order, 1, 0"):
+        check_classes([members[0], other])
+
+
+# A lock repeats a vote
+
+
+def test_a_lock_writes_the_same_predictions_byte_for_byte(place):
+    sample = "\n".join(["Id,Category", *(f"{i}.jpg,0" for i in reversed(TEST_IDS))])
+    (place.data / "sample_submission.csv").write_text(sample)
+    first = place.vote(voting="hard")
+    written, lock = place.out.read_bytes(), place.out.with_name("ensemble.json").read_text()
+    # Another finished version of a member, which a new vote would stop at.
+    register_again(place.client())
+    place.out.unlink()
+    again = place.vote(lock="ensemble.json")
+    assert place.out.read_bytes() == written
+    assert place.out.with_name("ensemble.json").read_text() == lock
+    assert "the predictions are those of the lock, byte for byte" in place.said
+    assert "differs from the lock" not in place.said
+    assert again.voting == "hard"
+    # The same by the vote's run, into a file of another name, with a lock of its own.
+    other = place.out.with_name("other.csv")
+    place.vote(lock=first.run_id, out_path=str(other))
+    assert other.read_bytes() == written
+    assert other.with_name("other_ensemble.json").read_text() == lock
+
+
+def test_a_lock_says_what_differs(place):
+    place.vote()
+    path = place.out.with_name("ensemble.json")
+    values = json.loads(path.read_text())
+    values["conditions"]["torch"] = "1.0"
+    path.write_text(json.dumps(values))
+    (place.data / "test_images" / "1000.jpg").unlink()
+    place.vote(lock=str(path))
+    assert f"differs from the lock: torch: 1.0 in the lock, {version('torch')} here" in place.said
+    assert "differs from the lock: test images: " in place.said
+    assert "warning: the predictions are not byte for byte those of the lock" in place.said
+
+
+def test_a_lock_of_other_weights_is_refused(place):
+    place.vote()
+    path = place.out.with_name("ensemble.json")
+    values = json.loads(path.read_text())
+    values["members"][1]["weights_sha256"] = "f00d"
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="tiny seed 1 must be the model that was registered as"):
+        place.vote(lock=str(path))
+    path.write_text(json.dumps(values)[:-9])
+    with pytest.raises(InputError, match="lock must be a whole ensemble.json"):
+        place.vote(lock=str(path))
+    with pytest.raises(InputError, match="lock must be a file, or the id of a vote that has an"):
+        place.vote(lock="nowhere.json")

@@ -83,7 +83,9 @@ def describe_vote(vote: Vote) -> str:
         )
     lines += [
         "",
-        f"All members agree on {vote.unanimity:.1%} of the images.",
+        f"All members agree on {vote.unanimity:.1%} of the images."
+        if len(vote.members) > 1
+        else "A single member: there is nobody to agree with.",
         "",
         "| member | model | version | val_f1 | agrees with the ensemble |",
         "|---|---|---|---|---|",

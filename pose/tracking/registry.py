@@ -9,10 +9,12 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from pose.ensembling.members import RegisteredMember
+from pose.ensembling.lock import LOCK_FILE
+from pose.ensembling.members import MemberState, RegisteredMember
 from pose.errors import InputError, known, one_line
+from pose.member_key import MemberKey
 from pose.seeds import folder as seed_folder
-from pose.tracking.store import Store, StoreError, store_errors
+from pose.tracking.store import PARENT_TAG, Store, StoreError, store_errors
 
 MODEL_NAME = "pose"
 ENSEMBLE_NAME = "pose-ensemble"
@@ -25,13 +27,15 @@ class FoundMembers:
     """Who can vote for one run.
 
     Attributes:
-        members: the newest version of each seed, sorted by seed.
+        parent_run_id: of the run.
+        states: each member that the run promised, or has all the same, sorted by seed and fold.
         left_out: finished members of other runs of the same name, by the run's id.
         dataset: the data folder that the run was trained on, as its machine called it.
     """
 
-    members: tuple[RegisteredMember, ...]
-    left_out: dict[str, tuple[int, ...]]
+    parent_run_id: str
+    states: tuple[MemberState, ...]
+    left_out: dict[str, tuple[MemberKey, ...]]
     dataset: str | None
 
 
@@ -51,8 +55,8 @@ def newest_run_name(store: Store) -> str:
     Raises:
         InputError: there is none.
     """
-    parents = _finished_parents(store, store.search_versions(f"name = '{MODEL_NAME}'"))
-    finished = [run for run in parents if SWEEP_TAG not in run.data.tags]
+    parents = _parents(store, store.search_versions(f"name = '{MODEL_NAME}'"))
+    finished = [run for run in parents if is_complete(run) and SWEEP_TAG not in run.data.tags]
     if not finished:
         raise InputError(
             "run must be trained before it can vote, found no finished one in this tracking "
@@ -61,11 +65,14 @@ def newest_run_name(store: Store) -> str:
     return max(finished, key=lambda run: run.info.start_time).data.tags["run"]
 
 
-def find_members(store: Store, run: str, parent_run_id: str | None = None) -> FoundMembers:
-    """The newest version per seed of the newest finished run named `run`.
+def find_members(
+    store: Store, run: str, parent_run_id: str | None = None, *, may_be_unfinished: bool = False
+) -> FoundMembers:
+    """The members of the newest finished run named `run`, found and missing.
 
     Args:
         parent_run_id: take this run instead, finished or not.
+        may_be_unfinished: where none is finished, take the newest.
 
     Raises:
         InputError: nothing is registered under that name; the message lists the known names.
@@ -81,53 +88,126 @@ def find_members(store: Store, run: str, parent_run_id: str | None = None) -> Fo
             f"run must have registered models, found none under {run!r}; there are: "
             f"{known(names - {None})}. Train it first: mlflow run . -e train -P run={run}"
         )
-    parents = {found.tags["parent_run_id"] for found in versions}
-    finished = {parent.info.run_id: parent for parent in _finished_parents(store, versions)}
+    parents = _parents(store, versions)
+    finished = {parent.info.run_id: parent for parent in parents if is_complete(parent)}
     if parent_run_id is None:
-        if not finished:
+        candidates = list(finished.values()) or (parents if may_be_unfinished else [])
+        if not candidates:
             raise InputError(
                 f"run must be finished before it votes, found only unfinished ones named {run!r}: "
-                f"continue it with the same train command, or name one: --parent {parents.pop()}"
+                "continue it with the same train command, or vote with what there is: "
+                "--allow-missing"
             )
-        newest = max(finished.values(), key=lambda found: found.info.start_time)
-        parent_run_id = newest.info.run_id
-    elif parent_run_id not in parents:
+        parent_run_id = max(candidates, key=lambda found: found.info.start_time).info.run_id
+    elif parent_run_id not in (ids := {found.tags["parent_run_id"] for found in versions}):
         raise InputError(
-            f"parent must be a run named {run!r} with registered models ({known(parents)}), "
+            f"parent must be a run named {run!r} with registered models ({known(ids)}), "
             f"got {parent_run_id!r}"
         )
-    own = [found for found in versions if found.tags["parent_run_id"] == parent_run_id]
-    members = {int(v.tags["seed"]): _member(v) for v in sorted(own, key=lambda v: int(v.version))}
-    left_out: dict[str, set[int]] = {}
+    left_out: dict[str, set[MemberKey]] = {}
     for found in versions:
         parent = found.tags["parent_run_id"]
         if parent != parent_run_id and parent in finished:
-            left_out.setdefault(parent, set()).add(int(found.tags["seed"]))
+            left_out.setdefault(parent, set()).add(MemberKey.from_tags(found.tags))
     parent_run = store.get_run(parent_run_id)
+    own = [found for found in versions if found.tags["parent_run_id"] == parent_run_id]
     return FoundMembers(
-        members=tuple(members[seed] for seed in sorted(members)),
-        left_out={parent: tuple(sorted(seeds)) for parent, seeds in left_out.items()},
+        parent_run_id=parent_run_id,
+        states=_states(store, parent_run, own),
+        left_out={parent: tuple(sorted(keys)) for parent, keys in left_out.items()},
         dataset=parent_run.data.tags.get("dataset") if parent_run else None,
     )
 
 
-def _finished_parents(store: Store, versions: Sequence[ModelVersion]) -> list[Run]:
+def _states(
+    store: Store, parent: Run | None, versions: Sequence[ModelVersion]
+) -> tuple[MemberState, ...]:
+    """What is there of each member that `parent` promised or has; `versions` are its own."""
+    promised = promised_members(parent) if parent is not None else frozenset()
+    versions_of: dict[MemberKey, list[RegisteredMember]] = {}
+    for found in sorted(versions, key=lambda version: int(version.version)):
+        versions_of.setdefault(MemberKey.from_tags(found.tags), []).append(_member(found))
+    runs = children(store, parent) if parent is not None else {}
+    return tuple(
+        MemberState(
+            key=key,
+            # Runs from before 0.1 do not say what they promise.
+            is_promised=key in promised or not promised,
+            state=_state(store, runs.get(key), versions_of.get(key, [])),
+            versions=tuple(versions_of.get(key, [])),
+        )
+        for key in sorted({*promised, *versions_of})
+    )
+
+
+def _state(store: Store, child: Run | None, versions: Sequence[RegisteredMember]) -> str:
+    """How a member's own run stands, in words."""
+    if child is None and versions:
+        child = store.get_run(versions[-1].run_id)
+        if child is None:
+            return "deleted"
+    if child is None:
+        return "not begun"
+    status: str = child.info.status.lower()
+    reason = child.data.tags.get("stop_reason")
+    return status if status in ("finished", "running") or not reason else f"{status} ({reason})"
+
+
+def promised_members(parent: Run) -> frozenset[MemberKey]:
+    """The members that a run is to train; none where it is too old to say."""
+    seeds = [int(seed) for seed in parent.data.tags.get("seeds", "").split(",") if seed]
+    num_folds = int(parent.data.tags.get("folds", 0))
+    folds = range(1, num_folds + 1) if num_folds else (0,)
+    return frozenset(MemberKey(seed, fold) for seed in seeds for fold in folds)
+
+
+def children(store: Store, parent: Run) -> dict[MemberKey, Run]:
+    """The newest run of each member below `parent`."""
+    runs = store.client.search_runs(
+        [parent.info.experiment_id],
+        f"tags.`{PARENT_TAG}` = '{parent.info.run_id}' and tags.kind = 'seed'",
+        order_by=["attributes.start_time ASC"],
+    )
+    return {MemberKey.from_tags(run.data.tags): run for run in runs}
+
+
+def _parents(store: Store, versions: Sequence[ModelVersion]) -> list[Run]:
+    """The runs that trained `versions`, without those that were deleted."""
     parents = {found.tags["parent_run_id"] for found in versions if "parent_run_id" in found.tags}
     runs = (store.get_run(parent) for parent in parents)
-    return [run for run in runs if run is not None and is_complete(run)]
+    return [run for run in runs if run is not None]
 
 
 def _member(found: ModelVersion) -> RegisteredMember:
+    key = MemberKey.from_tags(found.tags)
     return RegisteredMember(
         run=found.tags["run"],
-        seed=int(found.tags["seed"]),
+        seed=key.seed,
+        fold=key.fold,
         version=int(found.version),
         uri=f"models:/{MODEL_NAME}/{found.version}",
         parent_run_id=found.tags["parent_run_id"],
         run_id=found.run_id or "",
         recipe=found.tags.get("recipe", found.tags["run"]),
         weights_sha256=found.tags.get("weights_sha256", ""),
+        dataset_digest=found.tags.get("dataset_digest", ""),
     )
+
+
+def fetch_lock(store: Store, run_id: str, folder: Path) -> Path:
+    """Bring the lock of a vote into `folder`.
+
+    Raises:
+        InputError: there is no such vote.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return Path(store.client.download_artifacts(run_id, LOCK_FILE, str(folder)))
+    except StoreError as error:
+        raise InputError(
+            f"lock must be a file, or the id of a vote that has an {LOCK_FILE}, got {run_id!r} "
+            f"({one_line(error.__cause__ or error)})"
+        ) from error
 
 
 def fetch_member(store: Store, member: RegisteredMember, folder: Path) -> None:
@@ -136,9 +216,10 @@ def fetch_member(store: Store, member: RegisteredMember, folder: Path) -> None:
     Raises:
         InputError: a file is not there; the message names the member and the file.
     """
-    source = store.client.get_model_version_download_uri(MODEL_NAME, str(member.version))
     folder.mkdir(parents=True, exist_ok=True)
+    name = "registered model"
     try:
+        source = store.client.get_model_version_download_uri(MODEL_NAME, str(member.version))
         with store_errors(store.uri):
             repository = get_artifact_repository(source)
             for name in (seed_folder.CONFIG, seed_folder.WEIGHTS):
@@ -149,7 +230,7 @@ def fetch_member(store: Store, member: RegisteredMember, folder: Path) -> None:
         store.client.download_artifacts(member.run_id, name, str(folder))
     except StoreError as error:
         raise InputError(
-            f"{member.run} seed {member.seed} ({member.uri}) must have its files in MLflow, found "
+            f"{member.name} ({member.uri}) must have its files in MLflow, found "
             f"no {name} ({one_line(error.__cause__ or error)}): were they moved or removed? Train "
             "this seed again, or vote with another run"
         ) from error

@@ -73,12 +73,8 @@ class RunRecord:
 
     def _children(self) -> dict[int, Run]:
         """The newest child run of each seed."""
-        runs = self._store.client.search_runs(
-            [self._experiment_id],
-            f"tags.`{PARENT_TAG}` = '{self.run_id}' and tags.kind = 'seed'",
-            order_by=["attributes.start_time ASC"],
-        )
-        return {int(run.data.tags["seed"]): run for run in runs}
+        runs = registry.children(self._store, self._store.client.get_run(self.run_id))
+        return {key.seed: run for key, run in runs.items()}
 
     def open_seed(
         self, job: SeedJob, tags: Mapping[str, str], params: Mapping[str, Any], data: DataRecord

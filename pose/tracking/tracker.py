@@ -87,9 +87,22 @@ class Tracker:
         """As `registry.newest_run_name`."""
         return registry.newest_run_name(self._store)
 
-    def find_members(self, run: str, parent_run_id: str | None = None) -> registry.FoundMembers:
+    def find_members(
+        self, run: str, parent_run_id: str | None = None, *, may_be_unfinished: bool = False
+    ) -> registry.FoundMembers:
         """As `registry.find_members`."""
-        return registry.find_members(self._store, run, parent_run_id)
+        return registry.find_members(
+            self._store, run, parent_run_id, may_be_unfinished=may_be_unfinished
+        )
+
+    def fetch_lock(self, run_id: str, folder: Path) -> Path:
+        """As `registry.fetch_lock`."""
+        return registry.fetch_lock(self._store, run_id, folder)
+
+    def dataset_of(self, run_id: str) -> str | None:
+        """The data folder that a run was trained on, as its machine called it."""
+        run = self._store.get_run(run_id)
+        return run.data.tags.get("dataset") if run else None
 
     def fetch_member(self, member: RegisteredMember, folder: Path) -> None:
         """As `registry.fetch_member`."""
