@@ -1,12 +1,13 @@
-"""The hardware: which device and arithmetic to use, and how memory is taken from it."""
+"""Which device and arithmetic to use."""
 
-import ctypes
 import platform
-from pathlib import Path
 
 import torch
 
 from pose.errors import InputError
+from pose_models.hardware import cpu_info, has_bfloat16, keep_freed_memory
+
+__all__ = ["cpu_info", "describe", "keep_freed_memory", "pick_device", "pick_precision"]
 
 
 def pick_device(device: str) -> torch.device:
@@ -39,13 +40,7 @@ def pick_precision(precision: str, device: torch.device) -> torch.dtype:
     """The type that autocast computes in; `auto` is bfloat16 where the hardware has it."""
     if precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-    if device.type == "cuda":
-        has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
-    elif device.type == "cpu":
-        has_bfloat16 = bool(_cpu_flags() & {"avx512_bf16", "amx_bf16"})
-    else:
-        has_bfloat16 = False
-    return torch.bfloat16 if has_bfloat16 else torch.float32
+    return torch.bfloat16 if has_bfloat16(device) else torch.float32
 
 
 def describe(device: torch.device, dtype: torch.dtype) -> str:
@@ -57,35 +52,6 @@ def describe(device: torch.device, dtype: torch.dtype) -> str:
     else:
         detail = platform.processor() or platform.machine()
     return f"{device} ({detail}), {str(dtype).removeprefix('torch.')}"
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory instead of returning it to the system.
-
-    A training step frees and takes back the same large blocks; without this every one of them is
-    mapped and zeroed anew, which was a third of the step and more on the CPU (350 instead of 190
-    images per second). Does nothing where there is no glibc. Must be called before the first large
-    allocation; the process's memory then stays at its peak.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-    libc = ctypes.CDLL("libc.so.6")
-    libc.mallopt(mmap_threshold, 1 << 30)
-    libc.mallopt(trim_threshold, 2**31 - 1)
-
-
-def cpu_info() -> dict[str, str]:
-    """What Linux says of the (last) core, by its own names; nothing on other systems."""
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return {}
-    pairs = (line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
-    return {key.strip(): value.strip() for key, value in pairs}
-
-
-def _cpu_flags() -> set[str]:
-    return set(cpu_info().get("flags", "").split())
 
 
 def _cpu_name() -> str:

@@ -42,6 +42,11 @@ class ModelCard:
     recipe: dict[str, Any]
     weights_sha256: str = ""
 
+    @property
+    def decoding(self) -> tuple[int, bool]:
+        """The size that the model sees, and whether photographs are turned as they ask."""
+        return self.image_size, self.recipe.get("exif", "ignore") == "obey"
+
 
 def write_card(path: Path, card: ModelCard) -> None:
     """Write `card` as JSON."""

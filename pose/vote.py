@@ -34,7 +34,7 @@ from pose.predictions import Predictions, write_predictions
 from pose.reports.notes import describe_vote, members_csv
 from pose.results import Vote
 from pose.stop import ending
-from pose.tracking import Tracker, VoteRecord
+from pose.tracking import Tracker, VoteRecord, predictor_config
 from pose.training.predict import predict_logits, probs_of
 from pose.voters import bring_voters, fetch_lock, find_voters
 from pose_models import Combination, ImageClassifier, SeedEnsemble, combine, for_inference
@@ -117,7 +117,8 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
             _record(record, result, files, allowed)
             ensemble = SeedEnsemble(models, how).eval()
             tags["num_members"] = str(len(members))
-            record.log_model(ensemble, [files["members.csv"], files[LOCK_FILE]], tags)
+            config = predictor_config([member.card for member in members], setup.precision)
+            record.log_model(ensemble, config, [files["members.csv"], files[LOCK_FILE]], tags)
         record.finish("FINISHED")
     if lock:
         _show_repetition(lock, own_lock, display)
@@ -158,14 +159,15 @@ def _predict(
     device = pick_device(setup.device)
     precision = pick_precision(setup.precision, device)
     display.say(f"device: {describe(device, precision)}")
-    images, rows, digest = _decode(tests, sorted(set(map(_decoding, members))), setup, display)
+    decodings = sorted({member.card.decoding for member in members})
+    images, rows, digest = _decode(tests, decodings, setup, display)
     ids = tuple(tests)
     probs = []
     for member, model in zip(members, models, strict=True):
         fast = for_inference(model).to(device).to(memory_format=torch.channels_last)
         logits = predict_logits(
             fast,
-            images[_decoding(member)],
+            images[member.card.decoding],
             rows,
             precision,
             progress=display.predict_progress,
@@ -184,11 +186,6 @@ def _versions() -> dict[str, str]:
     packages = ("torch", "torchvision", "numpy", "pillow", "simplejpeg")
     found = {package: importlib.metadata.version(package) for package in packages}
     return {"python": platform.python_version(), **found}
-
-
-def _decoding(member: Member) -> tuple[int, bool]:
-    """The size that a member sees, and whether photographs are turned for it as they ask."""
-    return member.card.image_size, member.card.recipe.get("exif", "ignore") == "obey"
 
 
 def _decode(

@@ -83,7 +83,18 @@ def read_image(data: bytes, size: int, obey_exif: bool = True) -> np.ndarray:
             orientation = _jpeg_orientation(data) if obey_exif else 1
         else:
             pixels, orientation = _decode_by_pillow(data, size)
-        return _turn(_resize(pixels, size), orientation if obey_exif else 1)
+        return _turn(resize_image(pixels, size), orientation if obey_exif else 1)
+
+
+def read_pillow(image: Image.Image, size: int, obey_exif: bool = True) -> np.ndarray:
+    """An image that Pillow has opened, as `read_image` gives the bytes of a file.
+
+    Raises:
+        BadImageError: its pixels cannot be read, or are of unknown range.
+    """
+    with _words_of_decoders():
+        pixels = resize_image(_rgb_array(image, size), size)
+        return _turn(pixels, _orientation(image) if obey_exif else 1)
 
 
 def orientation_of(data: bytes) -> int:
@@ -113,8 +124,8 @@ def _words_of_decoders() -> Iterator[None]:
         raise BadImageError(reason) from None
 
 
-def _resize(pixels: np.ndarray, size: int) -> np.ndarray:
-    """`(H, W, 3)` to `(3, size, size)`."""
+def resize_image(pixels: np.ndarray, size: int) -> np.ndarray:
+    """`(H, W, 3)` uint8 to `(3, size, size)`: how every image is resized, served or scored."""
     if pixels.shape[:2] == (size, size):
         return pixels.transpose(2, 0, 1)
     # Channels-last memory order is what torch has a fast kernel for.

@@ -80,7 +80,8 @@ class Preprocess(nn.Module):
         size = (self.image_size, self.image_size)
         # Dividing promotes integers to float32; floating point stays in 0..1 as it is.
         rgb = images.float() if images.is_floating_point() else images / 255
-        if images.shape[-2:] != size:
+        # An exported graph takes one branch for ever: it must be the one for every size.
+        if torch.compiler.is_exporting() or images.shape[-2:] != size:
             # Antialiased, as Pillow resizes; without it a large photograph would shimmer.
             rgb = F.interpolate(rgb, size, mode="bilinear", antialias=True, align_corners=False)
         if not self.has_high_pass:

@@ -252,6 +252,8 @@ def packages_of(name: str) -> set[str]:
 
 def test_one_package_speaks_to_mlflow():
     speaking = {name for name in IMPORTS if "mlflow" in packages_of(name)}
+    # What MLflow itself calls, in a saved model.
+    speaking.remove("pose_models.pyfunc")
     assert speaking
     assert all(name.startswith("pose.tracking") for name in speaking)
 
@@ -279,7 +281,8 @@ def test_models_can_travel_alone():
     names = [name for name in IMPORTS if name.startswith("pose_models")]
     assert len(names) > 8
     for name in names:
-        assert packages_of(name) <= allowed
+        by_mlflow = {"mlflow", "pandas"} if name == "pose_models.pyfunc" else set()
+        assert packages_of(name) <= allowed | by_mlflow
 
 
 def test_ensembling_needs_no_torch():

@@ -273,6 +273,37 @@ def test_the_registered_ensemble_gives_the_labels_of_its_own_file(project, votes
     assert [ensemble.labels[pred] for pred in preds.tolist()] == [label for _, label in rows]
 
 
+@pytest.mark.parametrize("rule", ["soft", "hard"])
+@pytest.mark.parametrize("read", [str, Path.read_bytes])
+def test_the_table_gives_the_labels_of_its_own_file(project, votes, data, rule, read):
+    """Given files or their bytes: no row may differ, however near a tie."""
+    (version,) = project.client().search_model_versions(
+        f"name = 'pose-ensemble' and tags.voting = '{rule}'"
+    )
+    mlflow.set_tracking_uri(project.store)
+    try:
+        table = mlflow.pyfunc.load_model(f"models:/pose-ensemble/{version.version}")
+    finally:
+        mlflow.set_tracking_uri(None)
+    with open(project.folder / f"{rule}.csv", newline="") as handle:
+        _, *rows = csv.reader(handle)
+    answer = table.predict([read(data / "test_images" / f"{i}.jpg") for i, _ in rows])
+    assert list(answer["label"]) == [label for _, label in rows]
+    assert [column.name for column in table.metadata.get_output_schema()] == list(answer)
+    assert set(table.metadata.flavors) == {"pytorch", "python_function"}
+
+
+def test_a_seed_answers_with_a_table_in_a_folder_that_is_not_the_project(project, data, tmp_path):
+    script = f"""
+import mlflow
+mlflow.set_tracking_uri({project.store!r})
+model = mlflow.pyfunc.load_model("models:/pose/1")
+print(*model.predict({str(data / "test_images" / "1000.jpg")!r}).columns)
+"""
+    expected = "label name confidence p_0 p_1 disagreement"
+    assert run_script(script, tmp_path) == expected
+
+
 LOAD_AND_IMPORT = """
 import mlflow
 mlflow.set_tracking_uri({store!r})
@@ -338,6 +369,8 @@ expected = torch.load("expected.pt")
 with torch.no_grad():
     torch.testing.assert_close(model(expected["images"]), expected["logits"])
     torch.testing.assert_close(model(expected["images"][:1]), expected["logits"][:1])
+answer = mlflow.pyfunc.load_model("models:/pose/1").predict(expected["images"])
+assert list(answer["label"]) == [str(i) for i in expected["logits"].argmax(dim=1).tolist()]
 """
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120

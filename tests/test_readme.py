@@ -158,7 +158,9 @@ def test_seeds_are_compared(outputs):
 
 
 def test_an_image_gets_a_label(outputs):
-    assert output_of(outputs, "load_model").strip() in ("0", "1")
+    header, row = output_of(outputs, "load_model").splitlines()
+    assert header.split() == ["label", "name", "confidence"]
+    assert row.split()[1] in ("0", "1")
 
 
 def test_both_languages_have_the_same_blocks():

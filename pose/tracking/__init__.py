@@ -5,10 +5,19 @@ what they carry is decided here. Everything goes by explicit run ids, so that th
 processes can use it.
 """
 
+from pose.tracking.flavors import predictor_config
 from pose.tracking.parents import RunRequest
 from pose.tracking.runs import RunRecord
 from pose.tracking.seeds import DataRecord, SeedRecord
 from pose.tracking.tracker import Tracker
 from pose.tracking.votes import VoteRecord
 
-__all__ = ["DataRecord", "RunRecord", "RunRequest", "SeedRecord", "Tracker", "VoteRecord"]
+__all__ = [
+    "DataRecord",
+    "RunRecord",
+    "RunRequest",
+    "SeedRecord",
+    "Tracker",
+    "VoteRecord",
+    "predictor_config",
+]

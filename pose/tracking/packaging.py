@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import mlflow.pytorch
 import numpy as np
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.models import Model
 from torch import nn
 
 import pose_models
+from pose.tracking import flavors
 from pose.tracking.store import Store, StoreError, store_errors
+from pose_models.predictor import PredictorConfig
 
 # What a loaded model imports. Named here, because inferring them takes 11 seconds per model.
-MODEL_PACKAGES = ("mlflow", "torch", "torchvision", "numpy", "pillow", "simplejpeg")
+MODEL_PACKAGES = ("mlflow", "torch", "torchvision", "numpy", "pandas", "pillow", "simplejpeg")
 
 
 def log_model(
@@ -28,7 +28,7 @@ def log_model(
     run_id: str,
     model: nn.Module,
     *,
-    num_classes: int,
+    config: PredictorConfig,
     extra_files: Sequence[Path],
     model_format: str = "pickle",
 ) -> str:
@@ -37,10 +37,6 @@ def log_model(
     Args:
         model: on the CPU, in evaluation mode, `(N, 3, H, W)` uint8 to `(N, num_classes)`.
     """
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, 3, -1, -1))]),
-        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, num_classes))]),
-    )
     options: dict[str, Any] = {"serialization_format": model_format}
     if model_format == "pt2":
         options["input_example"] = np.zeros((2, 3, 256, 256), dtype=np.uint8)
@@ -49,13 +45,15 @@ def log_model(
         store_errors(store.uri),
         _quiet_fluent_run(run_id),
     ):
-        info = mlflow.pytorch.log_model(
-            model,
+        info = Model.log(
+            artifact_path=None,
             name="model",
+            flavor=flavors,
+            pytorch_model=model,
+            config=config,
             code_paths=[str(_stage_code(Path(staging)))],
             extra_files=[str(path) for path in extra_files],
             pip_requirements=requirements(),
-            signature=signature,
             **options,
         )
     # Leaving MLflow's own context has ended the run; it ends when all is recorded.

@@ -16,7 +16,7 @@ from mlflow.entities import DatasetInput, InputTag, Run
 from pose.history import COLUMNS, Row
 from pose.results import SeedResult
 from pose.seeds import folder as seed_folder
-from pose.tracking import packaging, registry
+from pose.tracking import flavors, packaging, registry
 from pose.tracking.store import PARENT_TAG, Store
 
 # History columns that MLflow groups under another name than the CSV's.
@@ -116,7 +116,7 @@ class SeedRecord:
             self._store,
             self.run_id,
             model,
-            num_classes=len(card.labels),
+            config=flavors.predictor_config([card]),
             extra_files=[folder / seed_folder.WEIGHTS, folder / seed_folder.CONFIG],
             model_format=self.model_format,
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from pose.tracking import packaging, pages, registry
 from pose.tracking.store import NOTE_TAG, Store
 from pose_models import SeedEnsemble
+from pose_models.predictor import PredictorConfig
 
 
 class VoteRecord:
@@ -29,14 +30,18 @@ class VoteRecord:
             self._store.client.log_artifact(self.run_id, str(path))
 
     def log_model(
-        self, model: SeedEnsemble, extra_files: Sequence[Path], tags: Mapping[str, str]
+        self,
+        model: SeedEnsemble,
+        config: PredictorConfig,
+        extra_files: Sequence[Path],
+        tags: Mapping[str, str],
     ) -> int:
         """Log the ensemble and register it; returns the version."""
         model_id = packaging.log_model(
             self._store,
             self.run_id,
             model,
-            num_classes=len(model.labels),
+            config=config,
             extra_files=extra_files,
         )
         return packaging.register(self._store, registry.ENSEMBLE_NAME, self.run_id, model_id, tags)

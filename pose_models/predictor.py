@@ -1,0 +1,196 @@
+"""A finished model with all that it takes to answer for an image as its vote did."""
+
+import dataclasses
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pose_models.classifier import ImageClassifier
+from pose_models.combine import SOFT, combine
+from pose_models.decode import BadImageError
+from pose_models.ensemble import SeedEnsemble
+from pose_models.hardware import has_bfloat16
+from pose_models.inference import for_inference
+from pose_models.inputs import read_source, to_source
+
+# Images that are in memory at a time. As many as a request usually holds; a vote's 128 are no
+# faster on a CPU.
+BATCH_SIZE = 64
+
+# A `PredictorConfig`, beside the weights in a saved model.
+CONFIG_FILE = "predictor.json"
+
+# How an image becomes pixels: height and width, and whether it is turned as its EXIF asks.
+Decoding = tuple[int, bool]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictorConfig:
+    """What is known of a model besides its weights.
+
+    Attributes:
+        labels, names: of each class, as in the data and for people.
+        decodings: of each member.
+        precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor has it.
+    """
+
+    labels: tuple[str, ...]
+    names: tuple[str, ...]
+    decodings: tuple[Decoding, ...]
+    precision: str = "auto"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "PredictorConfig":
+        """What `to_dict` gave."""
+        return cls(
+            labels=tuple(values["labels"]),
+            names=tuple(values["names"]),
+            decodings=tuple((int(size), bool(obeys)) for size, obeys in values["decodings"]),
+            precision=values["precision"],
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """Decoded images.
+
+    Attributes:
+        images: `(N, 3, S, S)` uint8 for each way of decoding; rows of bad images are black.
+        bad: why an image cannot be read, by row.
+    """
+
+    images: dict[Decoding, torch.Tensor]
+    bad: dict[int, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a model says of N images.
+
+    Attributes:
+        probs: `(N, C)` float64, the combined probabilities.
+        disagreement: `(N,)` part of the pairs of members that predict different classes.
+    """
+
+    probs: np.ndarray
+    disagreement: np.ndarray
+
+
+class Predictor:
+    """Reads images and predicts them with every member, as a vote does.
+
+    May be called from several threads: images are read side by side, and one batch at a time is
+    computed, since torch uses all cores for one.
+
+    Args:
+        model: an `ImageClassifier`, a `SeedEnsemble`, or a module of torch.export.
+        device: as torch names it.
+    """
+
+    def __init__(self, model: nn.Module, config: PredictorConfig, device: str = "cpu") -> None:
+        self.config = config
+        self.how = model.how if isinstance(model, SeedEnsemble) else SOFT
+        self._device = torch.device(device)
+        members = list(model.members) if isinstance(model, SeedEnsemble) else [model]
+        self._members = [self._prepared(member) for member in members]
+        self._uses_bfloat16 = config.precision != "float32" and has_bfloat16(self._device)
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+        self._computing = threading.Lock()
+
+    def _prepared(self, member: nn.Module) -> nn.Module:
+        if isinstance(member, ImageClassifier):
+            member = for_inference(member).to(memory_format=torch.channels_last)
+        return member.to(self._device)
+
+    def read(self, images: Sequence[Any], *, allow_paths: bool = True) -> Pixels:
+        """Decode images, each once per way of decoding.
+
+        Args:
+            images: as `pose_models.inputs.to_source` takes them, of any kinds and sizes.
+            allow_paths: whether a text may name a file on this machine.
+        """
+        decodings = sorted(set(self.config.decodings))
+        pixels = {
+            (size, obeys): np.zeros((len(images), 3, size, size), dtype=np.uint8)
+            for size, obeys in decodings
+        }
+        bad: dict[int, str] = {}
+
+        def read_one(row: int) -> None:
+            try:
+                source = to_source(images[row], allow_paths=allow_paths)
+                for size, obeys in decodings:
+                    pixels[size, obeys][row] = read_source(source, size, obeys)
+            except BadImageError as error:
+                bad[row] = str(error)
+
+        if len(images) == 1:
+            read_one(0)
+        else:
+            list(self._pool.map(read_one, range(len(images))))
+        tensors = {decoding: torch.from_numpy(array) for decoding, array in pixels.items()}
+        return Pixels(images=tensors, bad=dict(sorted(bad.items())))
+
+    def predict(self, pixels: Pixels) -> Answer:
+        """Predict decoded images."""
+        with self._computing, torch.inference_mode():
+            probs = torch.stack(
+                [
+                    self._member_probs(member, pixels.images[decoding])
+                    for member, decoding in zip(self._members, self.config.decodings, strict=True)
+                ]
+            )
+            combined = combine(probs, self.how)
+        return Answer(
+            probs=combined.double().cpu().numpy(),
+            disagreement=_disagreement(probs.argmax(dim=2).cpu().numpy(), len(self.config.labels)),
+        )
+
+    def _member_probs(self, member: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._uses_bfloat16):
+            logits: torch.Tensor = member(images.to(self._device))
+        return logits.float().softmax(dim=1)
+
+    def predict_all(
+        self,
+        images: Sequence[Any],
+        *,
+        allow_paths: bool = True,
+        refuse: Callable[[int, str], Exception],
+    ) -> Answer:
+        """Predict any number of images in batches.
+
+        Args:
+            refuse: the exception for an image that cannot be read, of its row and the reason.
+        """
+        answers = []
+        for start in range(0, len(images), BATCH_SIZE):
+            pixels = self.read(images[start : start + BATCH_SIZE], allow_paths=allow_paths)
+            for row, reason in pixels.bad.items():
+                raise refuse(start + row, reason)
+            answers.append(self.predict(pixels))
+        return Answer(
+            probs=np.concatenate([answer.probs for answer in answers]),
+            disagreement=np.concatenate([answer.disagreement for answer in answers]),
+        )
+
+
+def _disagreement(preds: np.ndarray, num_classes: int) -> np.ndarray:
+    """Part of the pairs of members that differ, `(N,)`, of predictions `(M, N)`; 0 for one."""
+    num_members = len(preds)
+    if num_members == 1:
+        return np.zeros(preds.shape[1])
+    votes = (preds[:, :, None] == np.arange(num_classes)).sum(axis=0)
+    agreeing = (votes * (votes - 1)).sum(axis=1)
+    shares: np.ndarray = 1 - agreeing / (num_members * (num_members - 1))
+    return shares
