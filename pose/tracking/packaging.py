@@ -51,7 +51,7 @@ def log_model(
             flavor=flavors,
             pytorch_model=model,
             config=config,
-            code_paths=[str(_stage_code(Path(staging)))],
+            code_paths=[str(stage_code(Path(staging)))],
             extra_files=[str(path) for path in extra_files],
             pip_requirements=requirements(),
             **options,
@@ -91,7 +91,7 @@ def requirements() -> list[str]:
     return lines
 
 
-def _stage_code(folder: Path) -> Path:
+def stage_code(folder: Path) -> Path:
     """A copy of the package that travels, without what Python left in it."""
     source = Path(pose_models.__file__).parent
     ignored = shutil.ignore_patterns("__pycache__")
