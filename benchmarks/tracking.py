@@ -52,11 +52,14 @@ def open_seed_record(folder: Path) -> SeedRecord:
         seeds=recipe.seeds,
         settings={},
         tags={},
+        folder=folder,
     )
     job = SeedJob(run="run", recipe=recipe, seed=0, dataset=folder, output=folder)
     data = DataRecord(ids=["0", "1"], labels=["a", "b"], folder=folder, digest="0")
     tags = {"model_format": "pickle"}
-    return Tracker().open_run(request).open_seed(job, tags, {"seed": 0}, data)
+    record = Tracker().open_run(request)
+    record.begin(folder)
+    return record.open_seed(job, tags, {"seed": 0}, data)
 
 
 def milliseconds(work: Callable[[], None]) -> float:

@@ -43,7 +43,7 @@ def main(run: Any, **arguments: Any) -> None:
     given_run_id = take_mlflow_run_id()
     stop = StopRequest(Path.cwd())
     stop.listen(ends_with_parent=given_run_id is not None)
-    result = sweep(plan, Tracker(given_run_id), console, stop)
+    result = sweep(plan, Tracker(given_run_id, say=console.say), console, stop)
     if result.stop_reason:
         console.say(f"stopped ({result.stop_reason}): the same command continues this sweep")
         return

@@ -60,7 +60,8 @@ def main(run: Any, seed: Any, dry_run: bool, list: bool, **arguments: Any) -> No
     if stop.has_stale_file():
         console.say("stop.txt is left over from an earlier run; it asks for nothing now")
     console.say(f"run: {resolved.name} ({resolved.title()}), seeds {resolved.recipe.seeds_text()}")
-    result = train_run(plan, Tracker(given_run_id), console, stop)
+    tracker = Tracker(given_run_id, folder=plan.folder, say=console.say)
+    result = train_run(plan, tracker, console, stop)
     if result.stop_reason:
         console.say(f"stopped ({result.stop_reason}): the same command continues this run")
         return

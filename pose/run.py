@@ -45,7 +45,10 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
                 display.say(f"the earlier results of {plan.run.name} are kept in {moved}")
             if record.is_continued:
                 display.say(f"continuing the unfinished training {record.run_id}")
+            record.begin(plan.folder)
             record.log_text(loaded.dataset.report(), "data_report.txt")
+            # A store that refuses is found before training; one that is away is waited for.
+            record.settle()
             results = _train_seeds(plan, loaded, record, display, stop)
             finished = [result for result in results if result.is_finished]
             if finished:
@@ -96,6 +99,7 @@ def _request(plan: Plan, loaded: LoadedData) -> RunRequest:
         add_seeds=plan.setup.add_seeds,
         fresh=plan.setup.fresh,
         settings=plan.params(seed=0) | {"seed": None},
+        folder=plan.folder,
         tags={
             **_tags(plan, loaded),
             "dataset": str(loaded.dataset.folder.absolute()),

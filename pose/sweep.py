@@ -134,12 +134,15 @@ def sweep(plan: SweepPlan, tracker: Tracker, display: Display, stop: Stop) -> Sw
             seeds=(),
             settings={"space": plan.setup.space},
             tags={"dataset": str(loaded.dataset.folder.absolute())},
+            folder=plan.folder,
             kind="sweep",
         )
     )
     with ending(record.finish):
         if record.is_continued:
             display.say(f"continuing the unfinished sweep {record.run_id}")
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        record.begin(plan.folder)
         study = _open_study(plan, f"{plan.digest()}_{loaded.digest}")
         reason = _Trials(plan, study, tracker.for_trials(record.run_id), display, stop).run()
         result = _summarise(plan, study.results(), record, reason)

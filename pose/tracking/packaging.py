@@ -75,6 +75,8 @@ def register(store: Store, name: str, run_id: str, model_id: str, tags: Mapping[
         run_id=run_id,
         tags=dict(tags),
         model_id=model_id,
+        # A version is there when the call returns, or will be; either way there is nothing to do.
+        await_creation_for=0,
     )
     return int(registered.version)
 

@@ -5,13 +5,12 @@ import urllib.parse
 from pose.tracking.store import Store
 
 
-def seeds_page(store: Store, parent_run_id: str) -> str:
+def seeds_page(store: Store, experiment_id: str, parent_run_id: str) -> str:
     """Address of the page that compares the seeds of a run, in charts, best seed first.
 
     Sorted by anything but time, MLflow's page shows children as rows of their own; in its usual
     order they stay folded below their parent and out of the charts.
     """
-    experiment_id = store.client.get_run(parent_run_id).info.experiment_id
     base = _without_password(store.uri) if store.uri.startswith("http") else "http://127.0.0.1:5000"
     query = urllib.parse.urlencode(
         {

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Run
@@ -33,6 +34,7 @@ class RunRequest:
         fresh: begin anew even if an unfinished one could be continued.
         settings: the recipe's by name; says how an unfinished run differs.
         tags: of the parent, besides those that say what it is.
+        folder: the run's, where its spool is.
         kind: its tag `kind`: `train`, or `sweep` for a run of runs.
     """
 
@@ -44,6 +46,7 @@ class RunRequest:
     fresh: bool = False
     settings: Mapping[str, Any]
     tags: Mapping[str, str]
+    folder: Path
     kind: str = "train"
 
     def identity(self) -> dict[str, str]:

@@ -1,27 +1,58 @@
 """The record of a run: the parent of its seeds in MLflow."""
 
-import re
-import threading
+import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Run
 
+from pose.config import typed
 from pose.results import FINISHED_REASONS, SeedResult
 from pose.seeds.job import SeedJob
 from pose.tracking import pages, registry
+from pose.tracking.courier import Courier
+from pose.tracking.deliveries import Deliveries, end_run, rename_run, reopen
 from pose.tracking.parents import RunRequest, seeds_of, unlike_text
-from pose.tracking.seeds import DataRecord, SeedRecord, log_data, recorded_result
-from pose.tracking.store import NOTE_TAG, PARENT_TAG, Store, process_tags
+from pose.tracking.seeds import (
+    DataRecord,
+    SeedRecord,
+    data_entity,
+    recorded_result,
+    spooled_results,
+)
+from pose.tracking.spool import SPOOL, Spool, digests
+from pose.tracking.store import PARENT_TAG, Store, StoreError, process_tags, shown_uri
 
-# How often a run says that it is at work.
-HEARTBEAT_SECONDS = 30
+# How long a command that was asked to stop waits for what it has still to record.
+STOPPING_SECONDS = 7
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Opening:
+    """A run that is begun or continued, in plain values: a record `open` of its spool.
+
+    Attributes:
+        store: its address, without password.
+        tags: what a continued run is marked with.
+        continuation_id: the run that `mlflow run` made for a command that continues an older one.
+    """
+
+    store: str
+    experiment_id: str
+    run_id: str
+    identity: dict[str, str]
+    seeds: tuple[int, ...]
+    tags: dict[str, str]
+    continuation_id: str | None = None
 
 
 class RunRecord:
     """A run as a parent in MLflow; hands out a record for each of its seeds.
+
+    What is recorded goes into a spool in the run's folder first, and a courier takes it to the
+    store: work goes on while that is away.
 
     Attributes:
         seeds: those that the run promises, added ones included.
@@ -31,118 +62,164 @@ class RunRecord:
     def __init__(
         self,
         store: Store,
-        run_id: str,
-        seeds: tuple[int, ...],
+        opening: Opening,
+        say: Callable[[str], None],
         *,
         is_continued: bool,
-        continuation_id: str | None = None,
+        is_offline: bool = False,
         unlike: str = "",
     ) -> None:
         self._store = store
-        self.run_id = run_id
-        self.seeds = seeds
+        self._opening = opening
+        self._say = say
+        self._is_offline = is_offline
+        self.run_id = opening.run_id
+        self.seeds = opening.seeds
         self.is_continued = is_continued
         self.unlike = unlike
-        # The run that `mlflow run` made for a command that continues an older run.
-        self._continuation_id = continuation_id
-        self._experiment_id = store.client.get_run(run_id).info.experiment_id
-        self._is_over = threading.Event()
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        self._courier: Courier | None = None
+
+    def begin(self, folder: Path) -> None:
+        """Record from now on, through the spool in the run's folder."""
+        self._spool = Spool(folder / SPOOL)
+        opened = self._spool.append("open", **dataclasses.asdict(self._opening))
+        if not self._is_offline:
+            self._spool.mark(opened)
+        self._deliveries = Deliveries(self._store, self._spool, self._say)
+        self._deliveries.load_models()
+        self._courier = Courier(self._spool, self._deliveries, self._beat, self._say)
 
     def _beat(self) -> None:
-        while not self._is_over.wait(HEARTBEAT_SECONDS):
-            # A store that is away for a moment is the business of the records, not of this.
-            try:
-                self._store.set_tags(self.run_id, {"heartbeat": str(int(time.time()))})
-            except Exception:
-                continue
+        self._store.set_tags(self.run_id, {"heartbeat": str(int(time.time()))})
+
+    def _add(self, do: str, **values: Any) -> None:
+        assert self._courier is not None, "begin comes first"
+        self._spool.append(do, **values)
+        self._courier.wake()
+
+    def settle(self) -> None:
+        """See that the store takes what it has been given so far.
+
+        Raises:
+            StoreError: it refuses. One that is away is no reason not to begin.
+        """
+        assert self._courier is not None, "begin comes first"
+        if not self._courier.flush(STOPPING_SECONDS):
+            self._raise_refusal()
+
+    def _raise_refusal(self) -> None:
+        trouble = self._courier.trouble if self._courier else None
+        if trouble is not None and not (isinstance(trouble, StoreError) and trouble.is_away):
+            raise trouble
 
     def finished_seeds(self) -> dict[int, SeedResult]:
-        """The seeds that have all they should: a reason to be finished and a registered model."""
+        """The seeds that have all they should: a reason to be finished and a registered model.
+
+        While the store is away, what the spool says.
+        """
+        try:
+            return self._recorded_seeds()
+        except StoreError as error:
+            if not error.is_away:
+                raise
+            return spooled_results(self._spool)
+
+    def _recorded_seeds(self) -> dict[int, SeedResult]:
         registered = {
             version.run_id
             for version in self._store.search_versions(f"name = '{registry.MODEL_NAME}'")
             if version.tags.get("parent_run_id") == self.run_id
         }
+        found = registry.children(self._store, self._store.client.get_run(self.run_id))
         return {
-            seed: recorded_result(self._store, child, seed)
-            for seed, child in self._children().items()
+            key.seed: recorded_result(self._store, child, key.seed)
+            for key, child in found.items()
             if child.data.tags.get("stop_reason") in FINISHED_REASONS
             and child.info.run_id in registered
         }
 
-    def _children(self) -> dict[int, Run]:
-        """The newest child run of each seed."""
-        runs = registry.children(self._store, self._store.client.get_run(self.run_id))
-        return {key.seed: run for key, run in runs.items()}
-
     def open_seed(
         self, job: SeedJob, tags: Mapping[str, str], params: Mapping[str, Any], data: DataRecord
-    ) -> "SeedRecord":
+    ) -> SeedRecord:
         """The record of a job: its unfinished child run opened again, or a new one.
 
         What a killed command had no time to record is recorded now.
         """
-        client = self._store.client
-        child = self._children().get(job.seed)
-        if child is None:
-            child = client.create_run(
-                self._experiment_id,
-                run_name=f"seed_{job.seed}",
-                tags={
-                    **self._store.context_tags(),
-                    **process_tags(),
-                    **tags,
-                    "kind": "seed",
-                    "seed": str(job.seed),
-                    "parent_run_id": self.run_id,
-                    PARENT_TAG: self.run_id,
-                },
-            )
-        else:
-            client.update_run(child.info.run_id, status="RUNNING")
-            self._store.set_tags(child.info.run_id, process_tags())
-        run_id = child.info.run_id
-        missing = {key: value for key, value in params.items() if key not in child.data.params}
-        if missing:
-            self._store.log_params(run_id, missing)
-        if not (child.inputs and child.inputs.dataset_inputs):
-            log_data(self._store, run_id, data)
-        return SeedRecord(run_id, store_uri=self._store.uri, model_format=tags["model_format"])
+        own = {"kind": "seed", "seed": str(job.seed), "parent_run_id": self.run_id}
+        self._add(
+            "seed",
+            seed=job.seed,
+            experiment_id=self._opening.experiment_id,
+            tags={
+                **self._store.context_tags(),
+                **process_tags(),
+                **tags,
+                **own,
+                PARENT_TAG: self.run_id,
+            },
+            params={name: typed(value) for name, value in params.items()},
+            data=data_entity(data),
+        )
+        assert self._courier is not None
+        return SeedRecord(
+            job.seed,
+            tags["model_format"],
+            spool=self._spool,
+            deliveries=self._deliveries,
+            courier=self._courier,
+        )
 
     def log_text(self, text: str, name: str) -> None:
         """Record `text` as the artifact `name` of the parent."""
-        self._store.client.log_text(self.run_id, text, name)
+        self._add("text", text=text, name=name)
 
     def log_file(self, path: Path) -> None:
-        """Record a file as an artifact of the parent."""
-        self._store.client.log_artifact(self.run_id, str(path))
+        """Record a file of the run's folder as an artifact of the parent."""
+        self._add("files", files=digests(self._spool.folder, [path]))
 
     def log_summary(self, metrics: Mapping[str, float], tags: Mapping[str, str], note: str) -> None:
         """Record the seeds' summary: metrics, tags and the description shown on the run's page."""
-        self._store.log_metrics(self.run_id, metrics)
-        self._store.set_tags(self.run_id, {**tags, NOTE_TAG: note})
+        self._add("summary", metrics=dict(metrics), tags=dict(tags), note=note)
 
     def complete(self) -> None:
-        """All seeds are finished and the summary is recorded."""
-        self._store.set_tags(self.run_id, {"is_complete": "true"})
-        self.finish("FINISHED", "complete")
+        """All seeds are finished and the summary is recorded.
+
+        Raises:
+            StoreError: the store refuses what it is to record.
+        """
+        self._end("FINISHED", {"is_complete": "true", "stop_reason": "complete"}, None)
+        self._raise_refusal()
 
     def finish(self, status: str, stop_reason: str = "") -> None:
         """End the parent, and the run of the command that continued it, as `status`."""
-        self._is_over.set()
-        for run_id in filter(None, (self._continuation_id, self.run_id)):
-            if stop_reason:
-                self._store.set_tags(run_id, {"stop_reason": stop_reason})
-            self._store.client.set_terminated(run_id, status)
+        tags = {"stop_reason": stop_reason} if stop_reason else {}
+        self._end(status, tags, STOPPING_SECONDS)
+
+    def _end(self, status: str, tags: dict[str, str], seconds: float | None) -> None:
+        """Record the end, and wait until it has arrived, cannot, or `seconds` have passed."""
+        given = self._opening.continuation_id
+        if self._courier is None:
+            for run_id in filter(None, (given, self.run_id)):
+                end_run(self._store, run_id, status, tags, int(time.time() * 1000))
+            return
+        self._add("end", status=status, tags=tags, continuation_id=given)
+        if not self._courier.close(seconds):
+            self._say(
+                f"not in MLflow yet: {len(self._spool.waiting())} records, which wait in "
+                f"{self._spool.path}; the next start sends them"
+            )
 
     def seeds_page(self) -> str:
         """Address of the page that compares the seeds."""
-        return pages.seeds_page(self._store, self.run_id)
+        return pages.seeds_page(self._store, self._opening.experiment_id, self.run_id)
 
 
 def begin_run(
-    store: Store, experiment_id: str, request: RunRequest, given: str | None
+    store: Store,
+    experiment_id: str,
+    request: RunRequest,
+    given: str | None,
+    say: Callable[[str], None],
 ) -> RunRecord:
     """A new run as a parent: `given`, which `mlflow run` made, or one of its own."""
     unlike = "" if request.fresh else unlike_text(store, experiment_id, request)
@@ -166,37 +243,81 @@ def begin_run(
     recorded = store.client.get_run(given).data.params
     settings = {k: v for k, v in request.settings.items() if v is not None and k not in recorded}
     store.log_params(given, settings)
-    return RunRecord(store, given, request.seeds, is_continued=False, unlike=unlike)
+    opening = Opening(
+        store=shown_uri(store.uri),
+        experiment_id=experiment_id,
+        run_id=given,
+        identity=request.identity(),
+        seeds=request.seeds,
+        tags=process_tags(),
+    )
+    return RunRecord(store, opening, say, is_continued=False, unlike=unlike)
 
 
-def continue_run(store: Store, parent: Run, request: RunRequest, given: str | None) -> RunRecord:
+def continue_run(
+    store: Store,
+    parent: Run,
+    request: RunRequest,
+    given: str | None,
+    say: Callable[[str], None],
+) -> RunRecord:
     """`parent` goes on, with the seeds that `request` adds; `given` is nested below it."""
-    parent_id = parent.info.run_id
     seeds = tuple(dict.fromkeys((*seeds_of(parent), *request.add_seeds)))
-    tags = {"is_complete": "false", "heartbeat": str(int(time.time())), **process_tags()}
+    tags = _continued_tags()
     if request.add_seeds:
         tags["seeds"] = ",".join(map(str, seeds))
         tags["added_seeds"] = ",".join(map(str, request.add_seeds))
-    store.client.update_run(parent_id, status="RUNNING")
-    store.set_tags(parent_id, tags)
-    if given:
-        rename_run(store, given, f"{request.name}_continued")
-        store.set_tags(
-            given,
-            {
-                **process_tags(),
-                "run": request.name,
-                "kind": "continuation",
-                PARENT_TAG: parent_id,
-                NOTE_TAG: f"Continued the run {request.name}, `{parent_id}`.",
-            },
-        )
-    return RunRecord(store, parent_id, seeds, is_continued=True, continuation_id=given)
+    opening = Opening(
+        store=shown_uri(store.uri),
+        experiment_id=parent.info.experiment_id,
+        run_id=parent.info.run_id,
+        identity=request.identity(),
+        seeds=seeds,
+        tags=tags,
+        continuation_id=given,
+    )
+    reopen(store, dataclasses.asdict(opening))
+    return RunRecord(store, opening, say, is_continued=True)
 
 
-def rename_run(store: Store, run_id: str, name: str) -> None:
-    """Name the run that `mlflow run` made, unless the user did (`--run-name`)."""
-    own = store.client.get_run(run_id).info.run_name or ""
-    # MLflow's own: an adjective, a noun and a number.
-    if not own or re.fullmatch(r"[a-z]+-[a-z]+-\d+", own):
-        store.client.update_run(run_id, name=name)
+def continue_offline(
+    store: Store,
+    spool: Spool,
+    request: RunRequest,
+    given: str | None,
+    say: Callable[[str], None],
+) -> RunRecord | None:
+    """The unfinished run of a spool goes on while its store is away; None if it is another run."""
+    last = unfinished_opening(store, spool)
+    if (
+        last is None
+        or last.identity != request.identity()
+        or last.seeds != request.seeds
+        or request.fresh
+        or request.add_seeds
+    ):
+        return None
+    opening = dataclasses.replace(last, tags=_continued_tags(), continuation_id=given)
+    return RunRecord(store, opening, say, is_continued=True, is_offline=True)
+
+
+def is_of(spool: Spool, store: Store) -> bool:
+    """Whether a spool's run lies in `store`."""
+    opened = spool.records("open")
+    return bool(opened) and opened[-1].values["store"] == shown_uri(store.uri)
+
+
+def unfinished_opening(store: Store, spool: Spool) -> Opening | None:
+    """How the run of a spool was opened last; None if it is complete, or of another store."""
+    if not is_of(spool, store):
+        return None
+    opened = spool.records("open")
+    ends = [record for record in spool.records("end") if "seed" not in record.values]
+    if ends and ends[-1].seq > opened[-1].seq and ends[-1].values["tags"].get("is_complete"):
+        return None
+    values = opened[-1].values
+    return Opening(**{**values, "seeds": tuple(values["seeds"])})
+
+
+def _continued_tags() -> dict[str, str]:
+    return {"is_complete": "false", "heartbeat": str(int(time.time())), **process_tags()}

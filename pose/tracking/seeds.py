@@ -11,19 +11,19 @@ from typing import Any
 import mlflow
 import mlflow.data
 import pandas as pd
-from mlflow.entities import DatasetInput, InputTag, Run
+from mlflow.entities import Run
 
+from pose.errors import InputError
 from pose.history import COLUMNS, Row
-from pose.results import SeedResult
+from pose.results import FINISHED_REASONS, SeedResult
 from pose.seeds import folder as seed_folder
-from pose.tracking import flavors, packaging, registry
-from pose.tracking.store import PARENT_TAG, Store
+from pose.tracking.courier import Courier
+from pose.tracking.deliveries import METRIC_NAMES, Deliveries
+from pose.tracking.spool import Record, Spool, digests
+from pose.tracking.store import Store
 
-# History columns that MLflow groups under another name than the CSV's.
-METRIC_NAMES = {
-    "epoch_seconds": "time/epoch_seconds",
-    "images_per_second": "time/images_per_second",
-}
+# How long training waits for a finished seed to be registered, before it begins the next.
+PUBLISHING_SECONDS = 9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,122 +42,90 @@ class DataRecord:
 
 
 class SeedRecord:
-    """The child run of one seed; a `pose.seeds.job.SeedTracker`.
+    """The record of one seed; a `pose.seeds.job.SeedTracker`.
 
-    Made from plain values, so that it can be opened in another process.
+    Everything goes into the run's spool, and from there to the store.
     """
 
-    def __init__(self, run_id: str, *, store_uri: str, model_format: str) -> None:
-        self.run_id = run_id
-        self.store_uri = store_uri
-        self.model_format = model_format
-        self._opened: Store | None = None
-        self._num_logged: int | None = None
+    def __init__(
+        self,
+        seed: int,
+        model_format: str,
+        *,
+        spool: Spool,
+        deliveries: Deliveries,
+        courier: Courier,
+    ) -> None:
+        self._seed = seed
+        self._model_format = model_format
+        self._spool = spool
+        self._deliveries = deliveries
+        self._courier = courier
+        self._num_logged = 0
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}
-
-    @property
-    def _store(self) -> Store:
-        if self._opened is None:
-            self._opened = Store(self.store_uri)
-        return self._opened
+    def _add(self, do: str, **values: Any) -> None:
+        self._spool.append(do, seed=self._seed, **values)
+        self._courier.wake()
 
     def log_epochs(self, history: list[Row]) -> None:
-        """Record the epochs that the run lacks, one call per epoch, the epoch as step."""
-        if self._num_logged is None:
-            recorded = self._store.client.get_metric_history(self.run_id, "val_f1")
-            self._num_logged = max((metric.step for metric in recorded), default=0)
-        for row in history[self._num_logged :]:
-            step = int(row["epoch"])
-            metrics = {METRIC_NAMES.get(key, key): v for key, v in row.items() if key != "epoch"}
-            self._store.log_metrics(self.run_id, metrics, step)
-            self._num_logged = step
+        """Record the epochs of `history` that this object has not seen.
+
+        The first time that is all of them: delivery leaves out what the run has.
+        """
+        rows = history[self._num_logged :]
+        if rows:
+            self._add("epochs", rows=rows)
+            self._num_logged = len(history)
 
     def fetch_checkpoint(self, folder: Path) -> Path | None:
-        """Bring the recorded checkpoint into `folder`; None if there is none."""
-        names = {artifact.path for artifact in self._store.client.list_artifacts(self.run_id)}
-        if seed_folder.CHECKPOINT not in names:
+        """Bring the recorded checkpoint into `folder`; None if there is none, or no answer."""
+        # The child run is there when all before has arrived; while the store is away it cannot be
+        # asked, and the seed goes on from what is here.
+        if self._courier.trouble or not self._courier.flush(PUBLISHING_SECONDS):
             return None
         folder.mkdir(parents=True, exist_ok=True)
         # Under its own name, half written, it would replace the one that it may stand in for.
         with tempfile.TemporaryDirectory(prefix=".fetched-", dir=folder) as staging:
-            fetched = self._store.client.download_artifacts(
-                self.run_id, seed_folder.CHECKPOINT, staging
-            )
+            fetched = self._deliveries.fetch(self._seed, seed_folder.CHECKPOINT, Path(staging))
+            if fetched is None:
+                return None
             os.replace(fetched, folder / seed_folder.CHECKPOINT)
         return folder / seed_folder.CHECKPOINT
 
     def log_checkpoint(self, folder: Path) -> None:
         """Record what an unfinished seed has so far."""
-        for name in (seed_folder.CHECKPOINT, seed_folder.HISTORY):
-            self._store.client.log_artifact(self.run_id, str(folder / name))
+        names = (seed_folder.CHECKPOINT, seed_folder.HISTORY)
+        self._add("files", files=digests(self._spool.folder, [folder / name for name in names]))
 
     def log_results(self, folder: Path) -> None:
         """Record the seed's files and its best model, and register the model.
 
-        Asks before it records, so that a kill at any moment is made up for by doing it again.
+        Raises:
+            InputError: the folder does not hold the model that it should.
         """
-        client = self._store.client
-        model, card = seed_folder.read_model(folder)
-        for name in seed_folder.RESULTS:
-            if (folder / name).exists():
-                client.log_artifact(self.run_id, str(folder / name))
-        run = client.get_run(self.run_id)
-        best = {"best_val_f1": card.val_f1, "best_epoch": float(card.best_epoch)}
-        missing = {key: value for key, value in best.items() if key not in run.data.metrics}
-        if missing:
-            self._store.log_metrics(self.run_id, missing)
-        if self._store.search_versions(
-            f"name = '{registry.MODEL_NAME}' and run_id = '{self.run_id}'"
-        ):
-            return
-        model_id = self._logged_model(run) or packaging.log_model(
-            self._store,
-            self.run_id,
-            model,
-            config=flavors.predictor_config([card]),
-            extra_files=[folder / seed_folder.WEIGHTS, folder / seed_folder.CONFIG],
-            model_format=self.model_format,
+        found = self._deliveries.load_model(self._seed)
+        if isinstance(found, InputError):
+            raise found
+        _, card = found
+        paths = [folder / name for name in seed_folder.RESULTS if (folder / name).exists()]
+        self._add(
+            "results",
+            files=digests(self._spool.folder, paths),
+            val_f1=card.val_f1,
+            best_epoch=card.best_epoch,
+            model_format=self._model_format,
         )
-        tags = run.data.tags
-        packaging.register(
-            self._store,
-            registry.MODEL_NAME,
-            self.run_id,
-            model_id,
-            {
-                "run": tags["run"],
-                "seed": tags["seed"],
-                "model": tags["model"],
-                "recipe": tags["recipe"],
-                "val_f1": f"{card.val_f1:.6f}",
-                "dataset_digest": card.dataset_digest,
-                "weights_sha256": card.weights_sha256,
-                "parent_run_id": tags[PARENT_TAG],
-            },
-        )
-
-    def _logged_model(self, run: Run) -> str | None:
-        """The model that a killed command logged and did not register; a partial one is removed."""
-        whole = None
-        for found in self._store.client.search_logged_models(
-            [run.info.experiment_id], f"source_run_id = '{self.run_id}'"
-        ):
-            if str(found.status).rpartition(".")[2] == "READY":
-                whole = found.model_id
-            else:
-                self._store.client.delete_logged_model(found.model_id)
-        return whole
+        # While the store is away there is nothing to wait for.
+        if self._courier.trouble is None:
+            self._courier.flush(PUBLISHING_SECONDS)
 
     def finish(self, status: str, stop_reason: str) -> None:
         """End the child run with the reason in its tags."""
-        self._store.set_tags(self.run_id, {"stop_reason": stop_reason})
-        self._store.client.set_terminated(self.run_id, status)
+        self._add("end", status=status, tags={"stop_reason": stop_reason})
 
 
-def log_data(store: Store, run_id: str, data: DataRecord) -> None:
-    """Record the labelled images as the data that a run trained on."""
+def data_entity(data: DataRecord) -> dict[str, Any]:
+    """The labelled images as MLflow describes data, in plain values."""
     with warnings.catch_warnings():
         # MLflow knows two kinds of source for a local path, of the same name and meaning.
         warnings.filterwarnings("ignore", message="The specified dataset source can be")
@@ -169,19 +137,57 @@ def log_data(store: Store, run_id: str, data: DataRecord) -> None:
             name=data.folder.absolute().name[:500],
             digest=data.digest,
         )
-    entity = dataset._to_mlflow_entity()
-    context = InputTag(key="mlflow.data.context", value="training and validation")
-    store.client.log_inputs(run_id, [DatasetInput(dataset=entity, tags=[context])])
+    return dict(dataset._to_mlflow_entity())
 
 
 def recorded_result(store: Store, child: Run, seed: int) -> SeedResult:
-    """What the record of a finished seed says of it."""
+    """What the store says of a finished seed."""
     history = recorded_history(store, child.info.run_id)
-    return SeedResult(
-        seed=seed,
+    return _result(
+        seed,
+        history,
         stop_reason=child.data.tags["stop_reason"],
         best_epoch=int(child.data.metrics["best_epoch"]),
         val_f1=child.data.metrics["best_val_f1"],
+    )
+
+
+def spooled_results(spool: Spool) -> dict[int, SeedResult]:
+    """What the spool says of the seeds that are finished."""
+    found: dict[int, SeedResult] = {}
+    results: dict[int, Record] = {}
+    for record in spool.records("results", "end"):
+        seed = record.values.get("seed")
+        if seed is None:
+            continue
+        if record.do == "results":
+            results[seed] = record
+        elif seed in results and record.values["tags"]["stop_reason"] in FINISHED_REASONS:
+            rows = {
+                row["epoch"]: row
+                for other in spool.records("epochs")
+                if other.values["seed"] == seed
+                for row in other.values["rows"]
+            }
+            values = results[seed].values
+            found[seed] = _result(
+                seed,
+                [rows[epoch] for epoch in sorted(rows)],
+                stop_reason=record.values["tags"]["stop_reason"],
+                best_epoch=values["best_epoch"],
+                val_f1=values["val_f1"],
+            )
+    return found
+
+
+def _result(
+    seed: int, history: list[Row], *, stop_reason: str, best_epoch: int, val_f1: float
+) -> SeedResult:
+    return SeedResult(
+        seed=seed,
+        stop_reason=stop_reason,
+        best_epoch=best_epoch,
+        val_f1=val_f1,
         num_epochs=len(history),
         seconds=sum(row["epoch_seconds"] for row in history),
         session_seconds=0.0,

@@ -21,6 +21,8 @@ from pose.files import locked
 
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"
+# How long a server may be silent.
+ANSWER_SECONDS = 8
 
 
 class StoreError(InputError):
@@ -28,14 +30,37 @@ class StoreError(InputError):
 
     Attributes:
         error_code: MLflow's, empty where another library failed.
+        is_away: a server that does not answer, or only says that it cannot now; later it may.
     """
 
-    def __init__(self, uri: str, error: Exception) -> None:
-        super().__init__(
-            f"the tracking store {shown_uri(uri)} must do what it is asked, found: "
-            f"{shown_uri(one_line(error))}"
-        )
+    def __init__(self, uri: str, error: Exception, *, wish: str = "", advice: str = "") -> None:
         self.error_code = str(getattr(error, "error_code", ""))
+        self.is_away = uri.startswith("http") and _is_passing(error)
+        wish = wish or ("must answer" if self.is_away else "must do what it is asked")
+        reason = shown_uri(one_line(_innermost(error) if self.is_away else error))
+        super().__init__(f"the tracking store {shown_uri(uri)} {wish}, found: {reason}{advice}")
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether a failure over HTTP may pass by itself: no answer, or a server's own trouble."""
+    code = getattr(error, "error_code", None)
+    if code is not None:
+        return code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+    response = getattr(error, "response", None)
+    if response is not None:
+        return bool(response.status_code >= 500 or response.status_code == 429)
+    # As those of requests and urllib3 are.
+    return isinstance(error, OSError)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What the system said, where it said something; the libraries around it repeat addresses."""
+    found, inner = error, error.__cause__ or error.__context__
+    while inner is not None:
+        if type(inner).__module__.partition(".")[0] not in ("mlflow", "requests", "urllib3"):
+            found = inner
+        inner = inner.__cause__ or inner.__context__
+    return found
 
 
 @contextlib.contextmanager
@@ -88,6 +113,10 @@ class Store:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         # Bars for single small files would break the lines that training prints.
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        # MLflow would ask a silent server for twelve minutes; what fails waits in a spool instead.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(ANSWER_SECONDS))
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         self.client = _Client(self.uri)
 
     def current_experiment_id(self) -> str:
@@ -157,11 +186,13 @@ class Store:
             run_id, params=[Param(key, typed(value)) for key, value in params.items()]
         )
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Record metrics in one call."""
-        now = int(time.time() * 1000)
+    def log_metrics(
+        self, run_id: str, metrics: Mapping[str, float], step: int = 0, *, at: int | None = None
+    ) -> None:
+        """Record metrics in one call; `at` is when they were measured, in ms, instead of now."""
+        at = int(time.time() * 1000) if at is None else at
         self.client.log_batch(
-            run_id, metrics=[Metric(key, float(value), now, step) for key, value in metrics.items()]
+            run_id, metrics=[Metric(key, float(value), at, step) for key, value in metrics.items()]
         )
 
 
@@ -191,10 +222,10 @@ def connect() -> Store:
     except Exception as error:
         # MLflow passes on what SQLAlchemy, requests and the file system raise; all of it means
         # that nothing can be recorded, and training untracked is no way out.
-        raise InputError(
-            f"the tracking store {shown_uri(uri)} must be reachable, found: {one_line(error)}; set "
-            "MLFLOW_TRACKING_URI or start the server"
-        ) from error
+        cause = error.__cause__ if isinstance(error, StoreError) else error
+        assert isinstance(cause, Exception)
+        advice = "; set MLFLOW_TRACKING_URI or start the server"
+        raise StoreError(uri, cause, wish="must be reachable", advice=advice) from error
 
 
 def _make_database(path: Path) -> None:

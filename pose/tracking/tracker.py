@@ -4,15 +4,26 @@ import dataclasses
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import mlflow
 
 from pose.ensembling.members import RegisteredMember
 from pose.files import locked
 from pose.tracking import registry
+from pose.tracking.deliveries import Deliveries, rename_run
 from pose.tracking.parents import RunRequest, close_dead_runs, find_parent, refuse_living
-from pose.tracking.runs import RunRecord, begin_run, continue_run, rename_run
-from pose.tracking.store import PARENT_TAG, connect, process_tags
+from pose.tracking.runs import (
+    RunRecord,
+    begin_run,
+    continue_offline,
+    continue_run,
+    is_of,
+    unfinished_opening,
+)
+from pose.tracking.spool import SPOOL, Spool
+from pose.tracking.store import PARENT_TAG, Store, StoreError, connect, process_tags
 from pose.tracking.votes import VoteRecord
 
 
@@ -23,15 +34,36 @@ class Tracker:
         given_run_id: the run that `mlflow run` made for this command, if any. The first run or
             vote that is opened takes it.
         sweep_run_id: the sweep that the runs opened here are trials of, if any.
+        folder: of a run that may go on while the store is away; without it, or if no unfinished
+            run is there, the store must be reachable.
+        say: tells a person, in one line, when the store goes away and when it is back.
 
     Raises:
         InputError: the store cannot be reached.
     """
 
-    def __init__(self, given_run_id: str | None = None, sweep_run_id: str | None = None) -> None:
-        self._store = connect()
+    def __init__(
+        self,
+        given_run_id: str | None = None,
+        sweep_run_id: str | None = None,
+        *,
+        folder: Path | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
         self._given = given_run_id
         self._sweep_run_id = sweep_run_id
+        self._say = say
+        self._away: StoreError | None = None
+        try:
+            self._store = connect()
+        except StoreError as error:
+            self._store = Store(mlflow.get_tracking_uri())
+            if not error.is_away or folder is None or not self._has_unfinished(folder):
+                raise
+            self._away = error
+
+    def _has_unfinished(self, folder: Path) -> bool:
+        return unfinished_opening(self._store, Spool(folder / SPOOL)) is not None
 
     def _take_given(self) -> tuple[str | None, str]:
         """The run that `mlflow run` made, once, and the experiment to record in."""
@@ -50,8 +82,26 @@ class Tracker:
         unfinished one goes on, that keeps its parent, and the new one is nested below it.
 
         Raises:
-            InputError: the same run is at work elsewhere, or there is none to add seeds to.
+            InputError: the same run is at work elsewhere, there is none to add seeds to, or the
+                store is away and this is not the unfinished run of its folder.
         """
+        given = self._given
+        try:
+            if self._away is not None:
+                raise self._away
+            return self._find_or_begin(request)
+        except StoreError as error:
+            if not error.is_away:
+                raise
+            spool = Spool(request.folder / SPOOL)
+            record = continue_offline(self._store, spool, request, given, self._say)
+            if record is None:
+                raise
+            return record
+
+    def _find_or_begin(self, request: RunRequest) -> RunRecord:
+        # What is decided from here on is decided by what is recorded.
+        self._send(Spool(request.folder / SPOOL))
         given, experiment_id = self._take_given()
         if self._sweep_run_id:
             nested = {registry.SWEEP_TAG: self._sweep_run_id, PARENT_TAG: self._sweep_run_id}
@@ -63,13 +113,30 @@ class Tracker:
             close_dead_runs(self._store, experiment_id)
             parent = find_parent(self._store, experiment_id, request)
             if parent is None:
-                return begin_run(self._store, experiment_id, request, given)
+                return begin_run(self._store, experiment_id, request, given, self._say)
             refuse_living(parent)
-            return continue_run(self._store, parent, request, given)
+            return continue_run(self._store, parent, request, given, self._say)
+
+    def _send(self, spool: Spool) -> None:
+        """Deliver what an earlier command left in a spool of this store.
+
+        Raises:
+            StoreError: the store is away. What it refuses is said, and stays in the spool.
+        """
+        num_waiting = len(spool.waiting())
+        if not num_waiting or not is_of(spool, self._store):
+            return
+        try:
+            Deliveries(self._store, spool, self._say).send_all()
+            self._say(f"sent to MLflow: {num_waiting} records that waited in {spool.path}")
+        except StoreError as error:
+            if error.is_away:
+                raise
+            self._say(f"warning: {error}; {len(spool.waiting())} records wait in {spool.path}")
 
     def for_trials(self, sweep_run_id: str) -> "Tracker":
         """A tracker whose runs are trials of a sweep."""
-        return Tracker(sweep_run_id=sweep_run_id)
+        return Tracker(sweep_run_id=sweep_run_id, say=self._say)
 
     def open_vote(self, name: str, tags: Mapping[str, str]) -> "VoteRecord":
         """The run of a vote: the one that `mlflow run` made, or a new one."""

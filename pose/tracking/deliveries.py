@@ -1,0 +1,301 @@
+"""How each kind of record in a spool is brought to the store: once, however often it is tried.
+
+A try may fail half-way, or arrive without an answer, or be made again by a later command; so each
+delivery asks what is there and adds what is missing.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Run
+
+from pose.errors import InputError
+from pose.history import Row
+from pose.model_card import ModelCard
+from pose.seeds import folder as seed_folder
+from pose.tracking import flavors, packaging, registry
+from pose.tracking.spool import Record, Spool, file_digest
+from pose.tracking.store import NOTE_TAG, PARENT_TAG, Store, StoreError
+from pose_models import ImageClassifier
+
+# History columns that MLflow groups under another name than the CSV's.
+METRIC_NAMES = {
+    "epoch_seconds": "time/epoch_seconds",
+    "images_per_second": "time/images_per_second",
+}
+PROCESS_TAGS = ("host", "pid", "process")
+
+
+class Deliveries:
+    """Brings the records of one spool to a store.
+
+    Args:
+        say: tells a person what can no longer be delivered.
+    """
+
+    def __init__(self, store: Store, spool: Spool, say: Callable[[str], None]) -> None:
+        self._store = store
+        self._spool = spool
+        self._say = say
+        # By seed, or why there is none.
+        self._models: dict[int, tuple[ImageClassifier, ModelCard] | InputError] = {}
+        self._run_ids: dict[int, str] = {
+            record.values["seed"]: spool.facts(record)["run_id"]
+            for record in spool.records("seed")
+            if "run_id" in spool.facts(record)
+        }
+        # The epochs that a run has, by its id; asked once.
+        self._steps: dict[str, set[int]] = {}
+        self._kinds: dict[str, Callable[[Record], dict[str, Any] | None]] = {
+            "open": self._open,
+            "seed": self._seed,
+            "epochs": self._epochs,
+            "files": self._files,
+            "text": self._text,
+            "results": self._results,
+            "summary": self._summary,
+            "end": self._end,
+        }
+
+    def __call__(self, record: Record) -> dict[str, Any]:
+        """Deliver one; returns what is to be remembered of it.
+
+        Raises:
+            StoreError: it did not arrive, or not whole.
+        """
+        return self._kinds[record.do](record) or {}
+
+    def send_all(self) -> None:
+        """Deliver all that waits, in this thread.
+
+        Raises:
+            StoreError: at the first that does not arrive.
+        """
+        for record in self._spool.waiting():
+            self._spool.mark(record, **self(record))
+
+    def load_models(self) -> None:
+        """Build the models that are still to be registered, before anything is trained."""
+        for record in self._spool.waiting():
+            if record.do == "results":
+                self.load_model(record.values["seed"])
+
+    def load_model(self, seed: int) -> tuple[ImageClassifier, ModelCard] | InputError:
+        """The model of a finished seed, built once; why not, where that cannot be.
+
+        For the thread that trains, between two seeds: to build a model draws from the random
+        numbers that training draws from.
+        """
+        if seed not in self._models:
+            try:
+                self._models[seed] = seed_folder.read_model(self._spool.folder / f"seed_{seed}")
+            except InputError as error:
+                self._models[seed] = error
+        return self._models[seed]
+
+    def fetch(self, seed: int, name: str, folder: Path) -> Path | None:
+        """Bring an artifact of a seed into `folder`; None if there is none, or no answer.
+
+        Raises:
+            StoreError: the store refuses.
+        """
+        run_id, client = self._run_ids[seed], self._store.client
+        try:
+            if name not in {artifact.path for artifact in client.list_artifacts(run_id)}:
+                return None
+            return Path(client.download_artifacts(run_id, name, str(folder)))
+        except StoreError as error:
+            if not error.is_away:
+                raise
+            return None
+
+    def _run_id(self, record: Record) -> str:
+        """The run that a record is about: its seed's, or the parent."""
+        seed = record.values.get("seed")
+        if seed is not None:
+            return self._run_ids[seed]
+        opened = [other for other in self._spool.records("open") if other.seq < record.seq]
+        run_id: str = opened[-1].values["run_id"]
+        return run_id
+
+    def _open(self, record: Record) -> None:
+        reopen(self._store, record.values)
+
+    def _seed(self, record: Record) -> dict[str, Any]:
+        """The child run of a seed: its unfinished one opened again, or a new one."""
+        values, client = record.values, self._store.client
+        parent_id = values["tags"][PARENT_TAG]
+        found = registry.children(self._store, client.get_run(parent_id))
+        child = {key.seed: run for key, run in found.items()}.get(values["seed"])
+        if child is None:
+            child = client.create_run(
+                values["experiment_id"],
+                start_time=record.at,
+                run_name=f"seed_{values['seed']}",
+                tags=values["tags"],
+            )
+        else:
+            client.update_run(child.info.run_id, status="RUNNING")
+            self._store.set_tags(
+                child.info.run_id, {name: values["tags"][name] for name in PROCESS_TAGS}
+            )
+        run_id: str = child.info.run_id
+        missing = {k: v for k, v in values["params"].items() if k not in child.data.params}
+        if missing:
+            self._store.log_params(run_id, missing)
+        if not (child.inputs and child.inputs.dataset_inputs):
+            tag = InputTag(key="mlflow.data.context", value="training and validation")
+            client.log_inputs(run_id, [DatasetInput(Dataset(**values["data"]), [tag])])
+        self._run_ids[values["seed"]] = run_id
+        return {"run_id": run_id}
+
+    def _epochs(self, record: Record) -> None:
+        run_id = self._run_id(record)
+        # Forgotten if a try fails: it may have arrived all the same.
+        steps = self._steps.pop(run_id, None)
+        if steps is None:
+            recorded = self._store.client.get_metric_history(run_id, "val_f1")
+            steps = {metric.step for metric in recorded}
+        rows: list[Row] = record.values["rows"]
+        for row in rows:
+            step = int(row["epoch"])
+            if step not in steps:
+                metrics = {METRIC_NAMES.get(k, k): v for k, v in row.items() if k != "epoch"}
+                self._store.log_metrics(run_id, metrics, step, at=record.at)
+                steps.add(step)
+        self._steps[run_id] = steps
+
+    def _files(self, record: Record) -> dict[str, Any]:
+        run_id = self._run_id(record)
+        lost = []
+        for name, digest in record.values["files"].items():
+            path = self._spool.folder / name
+            if path.exists() and file_digest(path) == digest:
+                self._store.client.log_artifact(run_id, str(path))
+            elif not self._is_superseded(record, name):
+                lost.append(name)
+        return self._lost(record, lost)
+
+    def _is_superseded(self, record: Record, name: str) -> bool:
+        """Whether a later record brings a newer version of a file, or is going to."""
+        later = [r for r in self._spool.records() if r.seq > record.seq]
+        seed = record.values.get("seed")
+        return any(
+            name in r.values.get("files", {}) or (r.do == "seed" and r.values["seed"] == seed)
+            for r in later
+        )
+
+    def _lost(self, record: Record, names: list[str]) -> dict[str, Any]:
+        if not names:
+            return {}
+        self._say(
+            f"warning: {', '.join(names)} in {self._spool.folder} changed or went before it was "
+            "recorded; MLflow does not have it"
+        )
+        return {"lost": names}
+
+    def _text(self, record: Record) -> None:
+        self._store.client.log_text(
+            self._run_id(record), record.values["text"], record.values["name"]
+        )
+
+    def _results(self, record: Record) -> dict[str, Any]:
+        """The files, scores and registered model of a finished seed."""
+        run_id, values = self._run_id(record), record.values
+        facts = self._files(record)
+        run = self._store.client.get_run(run_id)
+        best = {"best_val_f1": values["val_f1"], "best_epoch": float(values["best_epoch"])}
+        missing = {key: value for key, value in best.items() if key not in run.data.metrics}
+        if missing:
+            self._store.log_metrics(run_id, missing, at=record.at)
+        if not self._store.search_versions(
+            f"name = '{registry.MODEL_NAME}' and run_id = '{run_id}'"
+        ):
+            found = self.load_model(values["seed"])
+            if isinstance(found, InputError):
+                self._say(f"warning: {found}; it is not registered")
+                return {"lost": [seed_folder.WEIGHTS]}
+            self._register(run, *found, record)
+        self._models.pop(values["seed"], None)
+        return facts
+
+    def _register(self, run: Run, model: ImageClassifier, card: ModelCard, record: Record) -> None:
+        folder = self._spool.folder / f"seed_{record.values['seed']}"
+        model_id = self._logged_model(run) or packaging.log_model(
+            self._store,
+            run.info.run_id,
+            model,
+            config=flavors.predictor_config([card]),
+            extra_files=[folder / seed_folder.WEIGHTS, folder / seed_folder.CONFIG],
+            model_format=record.values["model_format"],
+        )
+        tags = run.data.tags
+        packaging.register(
+            self._store,
+            registry.MODEL_NAME,
+            run.info.run_id,
+            model_id,
+            {
+                "run": tags["run"],
+                "seed": tags["seed"],
+                "model": tags["model"],
+                "recipe": tags["recipe"],
+                "val_f1": f"{card.val_f1:.6f}",
+                "dataset_digest": card.dataset_digest,
+                "weights_sha256": card.weights_sha256,
+                "parent_run_id": tags[PARENT_TAG],
+            },
+        )
+
+    def _logged_model(self, run: Run) -> str | None:
+        """The model that an earlier try logged and did not register; a partial one is removed."""
+        whole = None
+        for found in self._store.client.search_logged_models(
+            [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"
+        ):
+            if str(found.status).rpartition(".")[2] == "READY":
+                whole = found.model_id
+            else:
+                self._store.client.delete_logged_model(found.model_id)
+        return whole
+
+    def _summary(self, record: Record) -> None:
+        run_id, values = self._run_id(record), record.values
+        self._store.log_metrics(run_id, values["metrics"], at=record.at)
+        self._store.set_tags(run_id, {**values["tags"], NOTE_TAG: values["note"]})
+
+    def _end(self, record: Record) -> None:
+        values = record.values
+        for run_id in filter(None, (values.get("continuation_id"), self._run_id(record))):
+            end_run(self._store, run_id, values["status"], values["tags"], record.at)
+
+
+def reopen(store: Store, values: dict[str, Any]) -> None:
+    """A run goes on: `values` of a record `open`."""
+    run_id = values["run_id"]
+    store.client.update_run(run_id, status="RUNNING")
+    store.set_tags(run_id, values["tags"])
+    given = values["continuation_id"]
+    if given is not None:
+        name, process = values["identity"]["run"], {k: values["tags"][k] for k in PROCESS_TAGS}
+        rename_run(store, given, f"{name}_continued")
+        own = {"run": name, "kind": "continuation", PARENT_TAG: run_id}
+        note = {NOTE_TAG: f"Continued the run {name}, `{run_id}`."}
+        store.set_tags(given, {**process, **own, **note})
+
+
+def rename_run(store: Store, run_id: str, name: str) -> None:
+    """Name the run that `mlflow run` made, unless the user did (`--run-name`)."""
+    own = store.client.get_run(run_id).info.run_name or ""
+    # MLflow's own: an adjective, a noun and a number.
+    if not own or re.fullmatch(r"[a-z]+-[a-z]+-\d+", own):
+        store.client.update_run(run_id, name=name)
+
+
+def end_run(store: Store, run_id: str, status: str, tags: dict[str, str], at: int) -> None:
+    """End a run; its status comes last."""
+    if tags:
+        store.set_tags(run_id, tags)
+    store.client.set_terminated(run_id, status, at)

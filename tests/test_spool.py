@@ -1,0 +1,147 @@
+"""What is recorded while the tracking store is away, and a server that goes and comes."""
+
+import dataclasses
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from server import Server
+
+from pose.config import Recipe, Setup
+from pose.display import NoDisplay
+from pose.named_runs import resolve_run
+from pose.plan import Plan, make_plan
+from pose.run import train_run
+from pose.seeds import folder as seed_folder
+from pose.seeds.job import NoTracking, SeedJob
+from pose.seeds.train import load_job_data, train_seed
+from pose.tracking import Tracker
+from pose.tracking.spool import SPOOL, Spool
+
+NUM_EPOCHS = 6
+SMALL = {
+    "model": "simple_cnn", "image_size": 32, "batch_size": 16, "num_epochs": NUM_EPOCHS,
+    "seeds": (1, 2),
+}  # fmt: skip
+
+
+# The file
+
+
+def test_records_come_back_in_order_with_what_their_delivery_told(tmp_path):
+    spool = Spool(tmp_path / SPOOL)
+    first, second = spool.append("seed", seed=1), spool.append("epochs", seed=1, rows=[])
+    spool.mark(first, run_id="abc")
+    again = Spool(tmp_path / SPOOL)
+    assert again.records() == [first, second]
+    assert again.waiting() == [second]
+    assert again.facts(first) == {"run_id": "abc"}
+    assert again.append("end").seq == 3
+
+
+def test_a_line_that_was_cut_short_counts_as_never_written(tmp_path):
+    spool = Spool(tmp_path / SPOOL)
+    first = spool.append("seed", seed=1)
+    whole = spool.path.read_bytes()
+    spool.append("epochs", seed=1, rows=[{"epoch": 1}])
+    for length in range(len(whole) + 1, spool.path.stat().st_size - 1):
+        cut = tmp_path / "cut.jsonl"
+        cut.write_bytes(spool.path.read_bytes()[:length])
+        torn = Spool(cut)
+        assert torn.records() == [first]
+        assert torn.append("end").seq == 2
+        assert [record.do for record in Spool(cut).waiting()] == ["seed", "end"]
+
+
+# A server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    made = Server(tmp_path_factory.mktemp("server") / "mlflow")
+    yield made
+    made.stop()
+    mlflow.set_tracking_uri(None)
+
+
+def plan_in(folder, dataset) -> Plan:
+    setup = Setup(dataset=str(dataset), output_root=str(folder), device="cpu", precision="float32")
+    return make_plan(resolve_run(None, "tiny", SMALL), setup)
+
+
+class Watching(NoDisplay):
+    """A display that remembers its lines, and does something after an epoch of a seed."""
+
+    def __init__(self, **actions) -> None:
+        self.lines = []
+        self._actions = actions
+
+    def say(self, text):
+        self.lines.append(text)
+
+    def show_epoch(self, seed, row, best_epoch):
+        action = self._actions.get(f"seed_{seed}_epoch_{row['epoch']}")
+        if action is not None:
+            action()
+
+
+def assert_whole(server, plan):
+    """Everything is there once, in order, and the weights are those of an undisturbed run."""
+    client = server.client()
+    (parent,) = server.runs("train")
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["is_complete"] == "true"
+    assert "val_f1_mean" in parent.data.metrics
+    children = server.runs("seed")
+    assert [child.data.tags["seed"] for child in children] == ["1", "2"]
+    for child in children:
+        assert child.info.status == "FINISHED"
+        assert child.data.tags["stop_reason"] == "epochs"
+        assert child.data.params["batch_size"] == "16"
+        assert len(child.inputs.dataset_inputs) == 1
+        for name in ("train_loss", "val_f1", "best_val_f1"):
+            steps = [point.step for point in client.get_metric_history(child.info.run_id, name)]
+            assert steps == ([0] if name == "best_val_f1" else list(range(1, NUM_EPOCHS + 1)))
+        times = [p.timestamp for p in client.get_metric_history(child.info.run_id, "val_f1")]
+        assert times == sorted(times)
+        (version,) = client.search_model_versions(f"run_id = '{child.info.run_id}'")
+        assert version.tags["seed"] == child.data.tags["seed"]
+        stored = server.folder / "artifacts" / "0" / child.info.run_id / "artifacts"
+        for name in seed_folder.RESULTS:
+            ours = plan.folder / f"seed_{child.data.tags['seed']}" / name
+            assert (stored / name).read_bytes() == ours.read_bytes()
+    assert not Spool(plan.folder / SPOOL).waiting()
+
+
+def undisturbed_weights(plan, seed, folder):
+    job = SeedJob(
+        run="tiny",
+        recipe=dataclasses.replace(Recipe(), **SMALL),
+        seed=seed,
+        dataset=Path(plan.setup.dataset),
+        output=folder / f"seed_{seed}",
+        device="cpu",
+        precision="float32",
+    )
+    train_seed(job, load_job_data(job, NoDisplay()), NoTracking(), NoDisplay(), lambda: None)
+    return torch.load(job.output / seed_folder.WEIGHTS, weights_only=True)
+
+
+# MLflow says so of a class of its own, when the first model is logged.
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
+def test_a_server_that_goes_away_and_comes_back_loses_nothing(tmp_path, stripes, server):
+    server.start()
+    mlflow.set_tracking_uri(server.uri)
+    plan = plan_in(tmp_path / "outputs", stripes)
+    # Away in an epoch, while the first seed is published and while the second begins.
+    display = Watching(seed_1_epoch_3=server.stop, seed_2_epoch_3=server.start)
+    train_run(plan, Tracker(folder=plan.folder, say=display.say), display, lambda: None)
+    (warning,) = [line for line in display.lines if line.startswith("warning: the tracking store")]
+    assert f"; work goes on, and its records wait in {plan.folder / SPOOL}" in warning
+    assert "takes records again" in " ".join(display.lines)
+    assert_whole(server, plan)
+    for seed in (1, 2):
+        ours = torch.load(plan.folder / f"seed_{seed}" / seed_folder.WEIGHTS, weights_only=True)
+        theirs = undisturbed_weights(plan, seed, tmp_path / "undisturbed")
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
