@@ -99,7 +99,7 @@ class Project:
 
     def wait_for_epochs(self, process: subprocess.Popen, run: str, seed: int, count: int) -> None:
         """Wait until a run in the background has completed epochs."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while len(self.history(run, seed)) < count:
             assert process.poll() is None, "".join(process.communicate())
             assert time.monotonic() < deadline, "training makes no progress"
