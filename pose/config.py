@@ -18,7 +18,7 @@ SCHEDULES = ("constant", "cosine", "one_cycle")
 CLASS_WEIGHTINGS = ("none", "balanced", "sqrt")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MODEL_FORMATS = ("pickle", "pt2")
-VOTINGS = ("soft", "hard")
+VOTINGS = ("soft", "hard", "rank", "weighted", "greedy", "stacking", "auto")
 EXIF = ("obey", "ignore")
 # A budget below this would go into starting and saving, not into training.
 MIN_SEED_SECONDS = 5
@@ -263,7 +263,7 @@ class VoteSetup(ComputeSetup):
     run: str | None = setting(
         None, "run, or several joined by commas; default: the newest finished one"
     )
-    voting: str = setting("soft", f"{' or '.join(VOTINGS)}: mean probability, or majority")
+    voting: str = setting("soft", f"how members are combined: {', '.join(VOTINGS)}")
     out_path: str = setting("predictions.csv", "file to write")
     parent: str | None = setting(
         None, "id of the run to take; default: the newest finished one of that name"

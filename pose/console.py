@@ -108,13 +108,14 @@ class Console:
     def show_vote(self, vote: Vote) -> None:
         """A vote is done: the honest score, the agreement, where the file is."""
         score = vote.score
+        if vote.decision.note:
+            self.say(f"voting: {vote.decision.note}")
         if score.reason:
             self.say(f"no validation score: {score.reason}")
         else:
             self.say(
-                f"validation macro F1 {score.ensemble['val_f1']:.4f} on {score.num_rows} rows that "
-                f"no member trained on; single members {min(score.members):.4f} to "
-                f"{max(score.members):.4f}"
+                f"validation macro F1 {score.interval} on {score.rows_text()}; single members "
+                f"{min(score.members):.4f} to {max(score.members):.4f}"
             )
         if len(vote.members) == 1:
             self.say("a single member: there is nobody to agree with")

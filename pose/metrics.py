@@ -45,3 +45,10 @@ def ece(probs: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
     bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
     gaps = np.bincount(bins, weights=confidence - is_right, minlength=num_bins)
     return float(np.abs(gaps).sum() / len(labels))
+
+
+def brier(probs: np.ndarray, labels: np.ndarray) -> float:
+    """Mean squared distance of `probs` `(N, C)` from the true classes, in [0, 2] (Brier, 1950)."""
+    errors = probs.copy()
+    errors[np.arange(len(labels)), labels] -= 1
+    return float((errors**2).sum(axis=1).mean())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pose.ensembling.held_out import HeldOutScore
+from pose.ensembling.held_out import Decision, HeldOutScore
 from pose.ensembling.members import Member
 from pose.history import Row
 
@@ -133,11 +133,11 @@ class Vote:
         unanimity: part of the images on which all members predict the same.
         disagreement: mean over pairs of members of the part that they predict differently.
         num_images: how many were predicted.
+        decision: how the members were combined, and how good that is.
     """
 
     run_id: str
     name: str
-    voting: str
     out_path: Path
     artifact: str
     members: tuple[Member, ...]
@@ -145,4 +145,14 @@ class Vote:
     unanimity: float
     disagreement: float
     num_images: int
-    score: HeldOutScore
+    decision: Decision
+
+    @property
+    def voting(self) -> str:
+        """The rule by which the members were combined."""
+        return self.decision.how.rule
+
+    @property
+    def score(self) -> HeldOutScore:
+        """On rows that decided nothing about the ensemble."""
+        return self.decision.score

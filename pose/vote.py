@@ -19,7 +19,8 @@ from pose.data.submission import read_submission
 from pose.device import describe, keep_freed_memory, pick_device, pick_precision
 from pose.display import Display
 from pose.ensembling import diversity
-from pose.ensembling.held_out import score_held_out
+from pose.ensembling.fit import FitSpec
+from pose.ensembling.held_out import Decision, decide, decided
 from pose.ensembling.lock import (
     LOCK_FILE,
     Lock,
@@ -28,7 +29,7 @@ from pose.ensembling.lock import (
     locked_members,
 )
 from pose.ensembling.members import Member
-from pose.errors import InputError, first_few, printable
+from pose.errors import InputError, first_few, one_line, printable
 from pose.files import file_to_write, write_text
 from pose.predictions import Predictions, write_predictions
 from pose.reports.notes import describe_vote, members_csv
@@ -77,30 +78,22 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
         tests = read_test_images(folder, display.say)
         submission = read_submission(folder, tuple(tests))
         models, members, allowed = bring_voters(found, setup, tracker, display, Path(staging))
-        how = Combination.from_dict(lock.combination) if lock else Combination(rule=setup.voting)
+        decision = _decide(members, setup, lock)
         ballot = _predict(members, models, tests, setup, display)
         combined = Predictions(
             ids=ballot.ids,
-            probs=combine_probs(ballot.probs, how),
+            probs=combine_probs(ballot.probs, decision.how),
             class_labels=members[0].card.labels,
         )
         text = submission.csv(combined.pred_labels())
-        own_lock = Lock(
-            members=locked_members(members),
-            combination=how.to_dict(),
-            class_labels=combined.class_labels,
-            test_digest=ballot.digest,
-            predictions_sha256=hashlib.sha256(text.encode()).hexdigest(),
-            conditions=ballot.conditions,
-        )
+        own_lock = _lock_of(members, decision.how, ballot, text)
         name = "+".join(dict.fromkeys(member.registered.run for member in members))
-        tags = {"run": name, "voting": how.rule}
-        record = tracker.open_vote(f"{name}_{how.rule}"[:250], tags)
+        tags = {"run": name, "voting": decision.how.rule}
+        record = tracker.open_vote(f"{name}_{decision.how.rule}"[:250], tags)
         with ending(record.finish):
             result = Vote(
                 run_id=record.run_id,
                 name=name,
-                voting=how.rule,
                 out_path=out_path,
                 artifact=record.artifact("predictions.csv"),
                 members=tuple(members),
@@ -108,14 +101,14 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
                 unanimity=diversity.unanimity(ballot.probs),
                 disagreement=diversity.disagreement(ballot.probs),
                 num_images=len(ballot.ids),
-                score=score_held_out(members, lambda own: combine_probs(own, how)),
+                decision=decision,
             )
             files = _write_files(result, combined, text, own_lock, Path(staging) / "files")
             # Beside what a link points at, not in place of the link.
             write_text(written_to, text)
             write_text(lock_to, lock_text(own_lock))
             _record(record, result, files, allowed)
-            ensemble = SeedEnsemble(models, how).eval()
+            ensemble = SeedEnsemble(models, decision.how).eval()
             tags["num_members"] = str(len(members))
             config = predictor_config([member.card for member in members], setup.precision)
             record.log_model(ensemble, config, [files["members.csv"], files[LOCK_FILE]], tags)
@@ -123,6 +116,28 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
     if lock:
         _show_repetition(lock, own_lock, display)
     return result
+
+
+def _decide(members: Sequence[Member], setup: VoteSetup, lock: Lock | None) -> Decision:
+    """How the members are combined: as they were in the lock, or as `setup` asks."""
+    if lock is None:
+        return decide(members, FitSpec(rule=setup.voting), combine_probs)
+    try:
+        how = Combination.from_dict(lock.combination)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"lock must hold a combination, found: {one_line(error)}") from error
+    return decided(members, how, combine_probs)
+
+
+def _lock_of(members: Sequence[Member], how: Combination, ballot: Ballot, text: str) -> Lock:
+    return Lock(
+        members=locked_members(members),
+        combination=how.to_dict(),
+        class_labels=members[0].card.labels,
+        test_digest=ballot.digest,
+        predictions_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        conditions=ballot.conditions,
+    )
 
 
 def _lock_path(out_path: Path) -> Path:
@@ -253,8 +268,7 @@ def _record(
     scores = {f"member_val_f1/{m.name.replace(' ', '_')}": m.card.val_f1 for m in members}
     record.log(
         metrics={
-            **result.score.ensemble,
-            "val_rows": result.score.num_rows,
+            **_score_metrics(result.decision),
             "agreement_mean": float(np.mean(result.agreement)),
             "unanimity": result.unanimity,
             "disagreement": result.disagreement,
@@ -266,7 +280,20 @@ def _record(
             "members": ",".join(member.registered.uri for member in members),
             "parents": ",".join(sorted({member.registered.parent_run_id for member in members})),
             **({"allowed": "; ".join(allowed)} if allowed else {}),
+            **({"decision": result.decision.note} if result.decision.note else {}),
         },
         note=describe_vote(result),
         files=list(files.values()),
     )
+
+
+def _score_metrics(decision: Decision) -> dict[str, float]:
+    score, selection = decision.score, decision.selection
+    metrics = {**score.ensemble, "val_rows": float(score.num_rows)}
+    if score.interval:
+        metrics |= {"val_f1_low": score.interval.low, "val_f1_high": score.interval.high}
+    if selection:
+        metrics |= {f"rule_f1/{rule}": f1 for rule, f1 in selection.rule_scores.items()}
+    if selection and selection.gain:
+        metrics["gain_over_soft"] = selection.gain.value
+    return metrics

@@ -5,7 +5,8 @@ Needs torch, torchvision, NumPy and Pillow, and nothing of `pose`.
 """
 
 from pose_models.classifier import ImageClassifier
-from pose_models.combine import Combination, combine
+from pose_models.combination import Combination
+from pose_models.combine import combine
 from pose_models.ensemble import SeedEnsemble
 from pose_models.inference import for_inference
 from pose_models.sources import MODELS, TORCHVISION_PREFIX, build_model, check_model_name

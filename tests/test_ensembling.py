@@ -1,5 +1,6 @@
 """Combining members: two members and three images by hand, and the module against the arrays."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,9 @@ import torch
 
 from pose.config import VOTINGS
 from pose.ensembling.diversity import agreement, disagreement, unanimity
-from pose.ensembling.held_out import shared_ids
+from pose.ensembling.joined import join
+from pose.errors import InputError
+from pose.predictions import Predictions
 from pose.vote import combine_probs
 from pose_models import Combination, SeedEnsemble
 from pose_models.combine import RULES
@@ -22,6 +25,22 @@ PROBS = np.array(
     ],
     dtype=np.float32,
 )  # (M, N, C)
+
+
+# One of each rule, for four members and three classes.
+HOWS = (
+    Combination(rule="soft"),
+    Combination(rule="hard", offsets=(0.3, 0.0, -0.3)),
+    Combination(rule="rank", temperature=1.5),
+    Combination(rule="weighted", weights=(0.1, 0.2, 0.3, 0.4)),
+    Combination(rule="greedy", weights=(0.4, 0.6), groups=(0, 0, 1, 1), temperature=0.7),
+    Combination(
+        rule="stacking",
+        coefficients=tuple(map(tuple, np.random.default_rng(2).normal(size=(3, 12)).tolist())),
+        intercepts=(0.1, 0.2, 0.3),
+        offsets=(0.0, 0.5, 0.0),
+    ),
+)
 
 
 def vote(probs: np.ndarray, rule: str) -> np.ndarray:
@@ -79,17 +98,42 @@ def test_single_member_keeps_its_predictions(voting):
     assert combined.argmax(axis=1).tolist() == PROBS[0].argmax(axis=1).tolist()
 
 
+def test_rank_vote_by_hand():
+    # Ranks (2, 1, 0), (2, 1, 0), (2, 1, 0) and (2, 0, 1), (0, 2, 1), (1, 2, 0); of equals the first
+    # class stands higher. Their means, plus a quarter of the mean probabilities, over 3.25.
+    ranks = np.array([[2, 0.5, 0.5], [1, 1.5, 0.5], [1.5, 1.5, 0]])
+    expected = (ranks + PROBS.mean(axis=0) / 4) / 3.25
+    np.testing.assert_allclose(vote(PROBS, "rank"), expected, atol=1e-7)
+
+
+def test_weighted_vote_temperature_and_offsets_by_hand():
+    how = Combination(rule="weighted", weights=(0.25, 0.75))
+    expected = 0.25 * PROBS[0] + 0.75 * PROBS[1]
+    np.testing.assert_allclose(combine_probs(PROBS, how), expected, atol=1e-7)
+    warmed = dataclasses.replace(how, temperature=2.0, offsets=(np.log(2.0), 0.0, 0.0))
+    roots = np.sqrt(np.maximum(expected, 1e-12)) * [2, 1, 1]
+    roots /= roots.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(combine_probs(PROBS, warmed), roots, atol=1e-6)
+
+
+def test_members_of_a_group_share_its_weight():
+    probs = np.concatenate([PROBS, PROBS[:1]])
+    how = Combination(rule="greedy", weights=(0.8, 0.2), groups=(0, 1, 1))
+    expected = 0.8 * probs[0] + 0.1 * probs[1] + 0.1 * probs[2]
+    np.testing.assert_allclose(combine_probs(probs, how), expected, atol=1e-7)
+
+
 def test_unknown_rule_lists_the_known_ones():
-    with pytest.raises(ValueError, match="rule must be one of soft, hard, got 'mean'"):
+    with pytest.raises(ValueError, match="rule must be one of soft, hard, rank, .*, got 'mean'"):
         Combination(rule="mean")
 
 
 def test_the_command_offers_every_rule():
-    assert VOTINGS == RULES
+    assert (*RULES, "auto") == VOTINGS
 
 
-def test_a_combination_survives_as_json():
-    how = Combination(rule="hard")
+@pytest.mark.parametrize("how", HOWS, ids=lambda how: how.rule)
+def test_a_combination_survives_as_json(how):
     assert Combination.from_dict(json.loads(json.dumps(how.to_dict()))) == how
 
 
@@ -106,12 +150,12 @@ class Fixed(torch.nn.Module):
         return self.probs.log()
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_the_module_and_the_arrays_combine_alike(rule):
+@pytest.mark.parametrize("how", HOWS, ids=lambda how: how.rule)
+def test_the_module_and_the_arrays_combine_alike(how):
     probs = np.random.default_rng(1).dirichlet(np.ones(3), size=(4, 200)).astype(np.float32)
-    ensemble = SeedEnsemble([Fixed(own) for own in probs], Combination(rule=rule))
+    ensemble = SeedEnsemble([Fixed(own) for own in probs], how)
     logits = ensemble(torch.zeros(200, 3, 8, 8))
-    expected = vote(probs, rule)
+    expected = combine_probs(probs, how)
     np.testing.assert_allclose(logits.softmax(dim=1).numpy(), expected, atol=1e-6)
     assert logits.argmax(dim=1).tolist() == expected.argmax(axis=1).tolist()
 
@@ -142,7 +186,50 @@ def test_single_member_never_disagrees():
     assert disagreement(PROBS[:1]) == 0
 
 
-def test_shared_ids_are_those_that_every_member_has_in_the_first_ones_order():
-    assert shared_ids([("7", "3", "5"), ("5", "7", "9"), ("1", "5", "7")]) == ["7", "5"]
-    assert shared_ids([("7", "3"), ("4", "5")]) == []
-    assert shared_ids([("7", "3")]) == ["7", "3"]
+def predictions(ids: str, labels: list[int], classes: tuple[str, ...] = ("a", "b")) -> Predictions:
+    """Of rows named by one letter each; the probability of the first class says which row it is."""
+    first = np.array([ord(letter) / 256 for letter in ids])
+    return Predictions(
+        ids=tuple(ids),
+        probs=np.stack([first, 1 - first], axis=1),
+        class_labels=classes,
+        labels=np.array(labels),
+    )
+
+
+def test_members_are_joined_by_id_whatever_the_order_of_their_rows():
+    joined = join({"one": predictions("xyz", [0, 1, 0]), "two": predictions("wzx", [1, 0, 0])})
+    assert joined.ids == ("x", "y", "z", "w")
+    assert joined.labels.tolist() == [0, 1, 0, 1]
+    assert joined.is_known.tolist() == [[True, True, True, False], [True, False, True, True]]
+    shared = joined.shared()
+    assert shared.ids == ("x", "z")
+    assert shared.labels.tolist() == [0, 0]
+    np.testing.assert_array_equal(shared.probs[0], shared.probs[1])
+    assert shared.probs[1, :, 0].tolist() == [ord("x") / 256, ord("z") / 256]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (predictions("xy", [0, 1], ("b", "a")), "same classes in the same order"),
+        (predictions("xy", [0, 0]), "two has another one than the members before it for y"),
+        (predictions("xx", [0, 0]), "two has x"),
+    ],
+)
+def test_predictions_that_do_not_belong_together_are_refused(other, message):
+    with pytest.raises(InputError, match=message):
+        join({"one": predictions("xy", [0, 1]), "two": other})
+
+
+def test_rows_are_left_to_the_members_that_know_them_and_groups_are_averaged():
+    joined = join(
+        {"a": predictions("xy", [0, 1]), "b": predictions("z", [0]), "c": predictions("xz", [0, 0])}
+    )
+    mean = joined.combined(lambda probs: probs.mean(axis=0))
+    np.testing.assert_allclose(mean[:, 0], [ord(letter) / 256 for letter in "xyz"])
+    # The folds a and b of one seed know all rows together; c lacks y.
+    grouped = joined.by_group((0, 0, 1))
+    assert grouped.is_known.tolist() == [[True, True, True], [True, False, True]]
+    assert grouped.shared().ids == ("x", "z")
+    np.testing.assert_allclose(grouped.probs[0, :, 0], [ord(letter) / 256 for letter in "xyz"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from pose.metrics import accuracy, confusion_matrix, ece, macro_f1, nll
+from pose.metrics import accuracy, brier, confusion_matrix, ece, macro_f1, nll
 
 
 @pytest.mark.parametrize(("num_classes", "seed"), [(2, 0), (3, 1), (20, 2)])
@@ -55,6 +55,12 @@ def test_nll_by_hand():
 
 def test_nll_of_an_impossible_label_is_finite():
     assert 80 < nll(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1])) < 100
+
+
+def test_brier_by_hand():
+    probs = np.array([[0.5, 0.5], [0.75, 0.25]])
+    # Squared distances from (1, 0) and from (0, 1).
+    assert brier(probs, np.array([0, 1])) == pytest.approx((0.5 + 2 * 0.75**2) / 2)
 
 
 def test_ece_by_hand():

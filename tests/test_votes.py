@@ -1,5 +1,6 @@
 """Votes in this process, on three tiny members in a store of MLflow's own."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -9,11 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
+import torch
 from mlflow.entities.model_registry import ModelVersion
 
 from pose.config import Setup, VoteSetup
 from pose.display import NoDisplay
+from pose.ensembling.fit import FitSpec
+from pose.ensembling.held_out import decide
 from pose.ensembling.members import check_classes
 from pose.errors import InputError
 from pose.named_runs import resolve_run
@@ -21,7 +26,8 @@ from pose.plan import make_plan
 from pose.results import Vote
 from pose.run import train_run
 from pose.tracking import Tracker
-from pose.vote import vote
+from pose.vote import combine_probs, vote
+from pose_models.decode import read_image
 
 # Of MLflow about its own classes, while it is imported.
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
@@ -43,7 +49,7 @@ class Said(NoDisplay):
 def trained(tmp_path_factory, make_dataset):
     """Data, and a store with a run `tiny` of three seeds on it."""
     folder = tmp_path_factory.mktemp("votes")
-    data = make_dataset(folder / "data", num_per_class=(200, 100), size=32)
+    data = make_dataset(folder / "data", num_per_class=(400, 200), size=32)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
@@ -272,3 +278,41 @@ def test_a_lock_of_other_weights_is_refused(place):
         place.vote(lock=str(path))
     with pytest.raises(InputError, match="lock must be a file, or the id of a vote that has an"):
         place.vote(lock="nowhere.json")
+
+
+# The rules
+
+
+@pytest.mark.parametrize("voting", ["rank", "weighted", "greedy", "stacking", "auto"])
+def test_the_registered_ensemble_gives_the_labels_of_predictions_csv(place, voting):
+    voted = place.vote(voting=voting)
+    if voting == "auto":
+        assert "over soft" in voted.decision.note or "within noise" in voted.decision.note
+    else:
+        assert voted.voting == voting
+    (version,) = place.client().search_model_versions(
+        f"name = 'pose-ensemble' and run_id = '{voted.run_id}'"
+    )
+    ensemble = mlflow.pytorch.load_model(f"models:/pose-ensemble/{version.version}").eval()
+    assert ensemble.how == voted.decision.how
+    with open(place.out, newline="") as handle:
+        _, *rows = csv.reader(handle)
+    files = [place.data / "test_images" / f"{image_id}.jpg" for image_id, _ in rows]
+    pixels = np.stack([read_image(path.read_bytes(), 16) for path in files])
+    with torch.no_grad():
+        preds = ensemble(torch.from_numpy(pixels)).argmax(dim=1)
+    assert [ensemble.labels[pred] for pred in preds.tolist()] == [label for _, label in rows]
+    metrics = place.client().get_run(voted.run_id).data.metrics
+    assert metrics["val_f1_low"] <= metrics["val_f1"] <= metrics["val_f1_high"]
+
+
+def test_too_few_rows_make_a_vote_soft_and_it_says_so(place):
+    members = place.vote().members
+    few = [
+        dataclasses.replace(m, val_predictions=m.val_predictions.take(m.val_predictions.ids[:60]))
+        for m in members
+    ]
+    decision = decide(few, FitSpec(rule="auto"), combine_probs)
+    assert decision.how.rule == "soft"
+    assert decision.note == "soft, nothing fitted: 60 common rows, fewer than 100"
+    assert decision.score.num_rows == 60

@@ -1,76 +1,177 @@
-"""An ensemble's score on the rows that no member trained on."""
+"""How members are combined, and the ensemble's score on rows that decided nothing about it.
+
+A row is predicted by those members that did not train on it, and by nothing that was fitted on it.
+"""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from pose import metrics
+from pose.ensembling.bootstrap import Interval, f1_interval
+from pose.ensembling.fit import Combine, FitSpec, f1_of
+from pose.ensembling.joined import Joined, join
 from pose.ensembling.members import Member
+from pose.ensembling.selection import Selection, select, too_few
+from pose_models.combination import UNFITTED, Combination
 
-# Below this many rows that no member trained on, a score says too little to be shown.
+# Below this many rows a score says too little to be shown.
 MIN_ROWS = 50
-
-# Members' probabilities `(M, N, C)` to the ensemble's `(N, C)`.
-CombineProbs = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldOutScore:
-    """Scores on the validation rows that no member trained on.
+    """Scores on validation rows, each predicted by members that did not train on it.
+
+    These are the rows that no member trained on; where there are fewer than `MIN_ROWS` of them, as
+    with folds, each row is left to those members that did not train on it.
 
     Attributes:
         num_rows: how many there are.
+        members_per_row: mean number of members that predicted a row.
         reason: why there are no scores; None if there are.
-        ensemble: macro-F1, accuracy, NLL in nats, ECE; by metric.
-        members: macro-F1 of each member on the same rows.
+        ensemble: macro-F1, accuracy, NLL in nats, ECE, Brier score; by metric.
+        interval: of the macro-F1.
+        members: macro-F1 of each member on those of the rows that it did not train on.
     """
 
     num_rows: int
+    members_per_row: float = 0.0
     reason: str | None = None
     ensemble: dict[str, float] = dataclasses.field(default_factory=dict)
+    interval: Interval | None = None
     members: tuple[float, ...] = ()
 
-
-def score_held_out(members: Sequence[Member], combine_probs: CombineProbs) -> HeldOutScore:
-    """Score the ensemble on the rows that no member trained on, if there are enough."""
-    digests = {member.card.dataset_digest for member in members}
-    if len(digests) > 1:
-        return HeldOutScore(num_rows=0, reason="the members were trained on different data")
-    ids = shared_ids([member.val_predictions.ids for member in members])
-    if len(ids) < MIN_ROWS:
-        return HeldOutScore(
-            num_rows=len(ids),
-            reason=f"only {len(ids)} validation rows were in no member's training rows, fewer "
-            f"than {MIN_ROWS}",
+    def rows_text(self) -> str:
+        """`180 rows that no member trained on`, or who predicted them instead."""
+        num_members = len(self.members)
+        if self.members_per_row == num_members:
+            return f"{self.num_rows} rows that no member trained on"
+        return (
+            f"{self.num_rows} rows, each predicted by those members that did not train on it "
+            f"({self.members_per_row:.1f} of {num_members} on average)"
         )
-    picked = [member.val_predictions.take(ids) for member in members]
-    labels = picked[0].labels
-    if labels is None:
-        return HeldOutScore(num_rows=len(ids), reason="the members' predictions have no labels")
-    probs = np.stack([predictions.probs for predictions in picked])
-    combined = combine_probs(probs)
-    num_classes = probs.shape[2]
-    confusion = metrics.confusion_matrix(labels, combined.argmax(axis=1), num_classes)
-    return HeldOutScore(
-        num_rows=len(ids),
-        ensemble={
-            "val_f1": metrics.macro_f1(confusion),
-            "val_acc": metrics.accuracy(confusion),
-            "val_nll": metrics.nll(combined, labels),
-            "val_ece": metrics.ece(combined, labels),
-        },
-        members=tuple(
-            metrics.macro_f1(metrics.confusion_matrix(labels, own.argmax(axis=1), num_classes))
-            for own in probs
-        ),
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decision:
+    """How members are combined.
+
+    Attributes:
+        note: why, for people; empty where there was nothing to decide.
+        selection: how it was fitted or chosen, where it was.
+    """
+
+    how: Combination
+    score: HeldOutScore
+    note: str = ""
+    selection: Selection | None = None
+
+
+def decide(members: Sequence[Member], spec: FitSpec, combine: Combine) -> Decision:
+    """The combination of `spec`, fitted where it has parameters, and its score.
+
+    Where rows are too few to fit or choose, it is soft voting, and the note says so.
+    """
+    note = ""
+    if spec.is_fitted:
+        rows = _rows_of(members)
+        groups = groups_of(members)
+        if isinstance(rows, str):
+            reason: str | None = rows
+        else:
+            common = rows.by_group(groups).shared()
+            reason = too_few(common.labels, members[0].card.labels)
+            if reason is None:
+                return _fitted(rows, common, groups, spec, combine)
+        spec = FitSpec(rule=spec.rule if spec.rule in UNFITTED else "soft")
+        note = f"{spec.rule}, nothing fitted: {reason}"
+    how = Combination(rule=spec.rule)
+    return Decision(how=how, score=score_unfitted(members, how, combine), note=note)
+
+
+def decided(members: Sequence[Member], how: Combination, combine: Combine) -> Decision:
+    """A combination that was fitted before, by a vote that is repeated."""
+    if how.rule in UNFITTED and how == Combination(rule=how.rule):
+        return Decision(how=how, score=score_unfitted(members, how, combine))
+    reason = "the combination was fitted by the vote that is repeated, whose run has its score"
+    return Decision(how=how, score=HeldOutScore(num_rows=0, reason=reason))
+
+
+def groups_of(members: Sequence[Member]) -> tuple[int, ...]:
+    """The group of each member, counted from 0: the folds of a seed are one."""
+    numbers: dict[object, int] = {}
+    return tuple(
+        numbers.setdefault(
+            (member.registered.parent_run_id, member.registered.seed)
+            if member.registered.fold
+            else member.registered.uri,
+            len(numbers),
+        )
+        for member in members
     )
 
 
-def shared_ids(ids_of_members: Sequence[Sequence[str]]) -> list[str]:
-    """The ids that every member has, in the first member's order.
+def score_unfitted(members: Sequence[Member], how: Combination, combine: Combine) -> HeldOutScore:
+    """The score of a combination that no row decided about."""
+    rows = _rows_of(members)
+    if isinstance(rows, str):
+        return HeldOutScore(num_rows=0, reason=rows)
+    shared = rows.shared()
+    scored = shared if len(shared.ids) >= MIN_ROWS else rows
+    if len(scored.ids) < MIN_ROWS:
+        return HeldOutScore(
+            num_rows=len(scored.ids),
+            reason=f"only {len(scored.ids)} rows validated a member, fewer than {MIN_ROWS}",
+        )
+    combined = scored.combined(lambda probs: combine(probs, how))
+    return _score(scored, combined, combined)
 
-    Given each member's validation ids, these are the rows that no member trained on.
-    """
-    others = [set(ids) for ids in ids_of_members[1:]]
-    return [image_id for image_id in ids_of_members[0] if all(image_id in ids for ids in others)]
+
+def _rows_of(members: Sequence[Member]) -> Joined | str:
+    """The rows that members can be scored on, or why there are none."""
+    if len({member.card.dataset_digest for member in members}) > 1:
+        return "the members were trained on different data"
+    if any(member.val_predictions.labels is None for member in members):
+        return "the members' predictions have no labels"
+    return join({f"{m.name} ({m.registered.uri})": m.val_predictions for m in members})
+
+
+def _fitted(
+    rows: Joined, common: Joined, groups: tuple[int, ...], spec: FitSpec, combine: Combine
+) -> Decision:
+    selection = select(common.probs, common.labels, spec, combine)
+    how = selection.how
+    if how.rule not in UNFITTED:
+        how = dataclasses.replace(how, groups=groups)
+    number_of = {image_id: number for number, image_id in enumerate(rows.ids)}
+    scored = rows.take(np.array([number_of[image_id] for image_id in common.ids]))
+    return Decision(
+        how=how,
+        score=_score(scored, selection.rows.probs, selection.rows.calibrated),
+        note=selection.note(),
+        selection=selection,
+    )
+
+
+def _score(rows: Joined, probs: np.ndarray, calibrated: np.ndarray) -> HeldOutScore:
+    """The score of the rows' combined probabilities `(N, C)`, with and without offsets."""
+    labels, preds = rows.labels, probs.argmax(axis=1)
+    confusion = metrics.confusion_matrix(labels, preds, probs.shape[1])
+    return HeldOutScore(
+        num_rows=len(labels),
+        members_per_row=float(rows.is_known.sum() / len(labels)),
+        ensemble={
+            "val_f1": metrics.macro_f1(confusion),
+            "val_acc": metrics.accuracy(confusion),
+            "val_nll": metrics.nll(calibrated, labels),
+            "val_ece": metrics.ece(calibrated, labels),
+            "val_brier": metrics.brier(calibrated, labels),
+        },
+        interval=f1_interval(labels, preds, probs.shape[1]),
+        members=tuple(
+            f1_of(own[known], labels[known]) if known.any() else float("nan")
+            for own, known in zip(rows.probs, rows.is_known, strict=True)
+        ),
+    )

@@ -4,6 +4,7 @@ import csv
 import io
 
 from pose.config import typed
+from pose.ensembling.held_out import Decision
 from pose.named_runs import NAMED_RUNS, ResolvedRun
 from pose.results import SeedResult, SweepResult, Vote, spread
 
@@ -78,9 +79,10 @@ def describe_vote(vote: Vote) -> str:
         lines.append(f"No validation score: {score.reason}.")
     else:
         lines.append(
-            f"Validation macro F1 **{score.ensemble['val_f1']:.4f}** on {score.num_rows} rows that "
-            "no member trained on (each member's best epoch was chosen on its validation rows)."
+            f"Validation macro F1 **{score.interval}** (95 % bootstrap interval) on "
+            f"{score.rows_text()} (each member's best epoch was chosen on its validation rows)."
         )
+    lines += _decision_lines(vote.decision)
     lines += [
         "",
         f"All members agree on {vote.unanimity:.1%} of the images."
@@ -96,6 +98,16 @@ def describe_vote(vote: Vote) -> str:
             f"| {member.card.val_f1:.4f} | {share:.1%} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _decision_lines(decision: Decision) -> list[str]:
+    """How the rule was decided, and what each gave on rows that it was not fitted on."""
+    lines = ["", f"Voting: {decision.note}."] if decision.note else []
+    if decision.selection is None or decision.selection.gain is None:
+        return lines
+    scores = decision.selection.rule_scores
+    lines += ["", "| rule | macro F1, cross-fitted |", "|---|---|"]
+    return lines + [f"| {rule} | {scores[rule]:.4f} |" for rule in scores]
 
 
 def members_csv(vote: Vote) -> str:

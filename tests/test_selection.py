@@ -1,0 +1,150 @@
+"""What is fitted to members' probabilities, and whether the score of it is honest."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score, log_loss
+
+from pose.ensembling import fit as fitting
+from pose.ensembling.bootstrap import f1_interval, gain_interval
+from pose.ensembling.fit import FitSpec, f1_of, fit, fit_offsets, fit_temperature, mixture_weights
+from pose.ensembling.selection import assign_folds, select, too_few
+from pose.vote import combine_probs
+from pose_models import Combination
+from pose_models.combination import RULES
+
+NUM_CLASSES = 3
+
+
+def draw(sharpness: list[float], num_rows: int = 600, seed: int = 0):
+    """Probabilities `(G, N, C)` of members that see the label the better, the sharper they are."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(NUM_CLASSES, size=num_rows, p=[0.6, 0.3, 0.1])
+    one_hot = np.eye(NUM_CLASSES)[labels]
+    logits = np.stack([s * one_hot + rng.normal(size=one_hot.shape) for s in sharpness])
+    probs = np.exp(logits)
+    return probs / probs.sum(axis=2, keepdims=True), labels
+
+
+# One member knows, the others guess: soft voting drowns it.
+UNEQUAL = draw([4.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+EQUAL = draw([1.5, 1.5, 1.5])
+
+
+def test_weights_of_a_mixture_have_the_lowest_nll():
+    probs, labels = draw([2.0, 0.5, 1.0], num_rows=300)
+    best = log_loss(labels, np.einsum("g,gnc->nc", mixture_weights(probs, labels), probs))
+    grid = [(a, b, 1 - a - b) for a in np.linspace(0, 1, 21) for b in np.linspace(0, 1 - a, 21)]
+    own = probs[:, np.arange(300), labels]
+    others = [-np.log(weights @ own).mean() for weights in grid]
+    assert best <= min(others) + 1e-6
+    assert best == pytest.approx(min(others), abs=2e-3)
+
+
+def test_greedy_selection_finds_the_member_that_knows_and_repeats_itself():
+    probs, labels = UNEQUAL
+    how = fit(probs, labels, FitSpec(rule="greedy"), combine_probs)
+    assert int(np.argmax(how.weights)) == 0
+    assert sum(how.weights) == pytest.approx(1)
+    assert fit(probs, labels, FitSpec(rule="greedy"), combine_probs) == how
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_stacking_is_scikit_learns_regression(num_classes, monkeypatch):
+    monkeypatch.setattr(fitting, "_RIDGES", (0.1,))
+    probs, labels = draw([1.0, 2.0])
+    kept = labels < num_classes
+    labels, probs = labels[kept], probs[:, kept, :num_classes]
+    probs = probs / probs.sum(axis=2, keepdims=True)
+    how = fit(probs, labels, FitSpec(rule="stacking"), combine_probs)
+    features = np.concatenate([np.log(own) for own in probs], axis=1)
+    model = LogisticRegression(C=0.1, max_iter=1000, tol=1e-3).fit(features, labels)
+    expected = model.predict_proba(features)
+    np.testing.assert_allclose(combine_probs(probs, how), expected, atol=1e-9)
+
+
+def test_a_temperature_is_found_again():
+    rng = np.random.default_rng(0)
+    true = rng.dirichlet(np.ones(4), size=20_000)
+    labels = (true.cumsum(axis=1) > rng.random((len(true), 1))).argmax(axis=1)
+    sharpened = true**3 / (true**3).sum(axis=1, keepdims=True)
+    assert fit_temperature(sharpened, labels) == pytest.approx(3, rel=0.05)
+    assert fit_temperature(true, labels) == pytest.approx(1, rel=0.05)
+
+
+def test_offsets_raise_the_macro_f1_of_unequal_classes():
+    probs, labels = draw([1.0], num_rows=2000)
+    # A model that has seen the rare class too seldom.
+    skewed = probs[0] * [1, 0.3, 0.1]
+    offsets = fit_offsets(skewed, labels)
+    assert sum(offsets) == pytest.approx(0)
+    before = f1_score(labels, skewed.argmax(axis=1), average="macro")
+    after = f1_score(labels, (np.log(skewed) + offsets).argmax(axis=1), average="macro")
+    assert after > before + 0.05
+
+
+def test_an_interval_is_that_of_scores_on_drawn_rows():
+    probs, labels = draw([1.0, 1.4], num_rows=300)
+    preds, better = probs.argmax(axis=2)
+    rng = np.random.default_rng(1)
+    drawn = [rng.integers(0, 300, size=300) for _ in range(1000)]
+    scores = np.array([f1_of(np.eye(3)[preds[r]], labels[r]) for r in drawn])
+    found = f1_interval(labels, preds, NUM_CLASSES)
+    assert found.value == pytest.approx(f1_score(labels, preds, average="macro"))
+    assert [found.low, found.high] == pytest.approx(
+        list(np.percentile(scores, [2.5, 97.5])), abs=0.015
+    )
+    gains = np.array([f1_of(np.eye(3)[better[r]], labels[r]) for r in drawn]) - scores
+    gain = gain_interval(labels, better, preds, NUM_CLASSES)
+    assert [gain.low, gain.high] == pytest.approx(
+        list(np.percentile(gains, [2.5, 97.5])), abs=0.015
+    )
+
+
+def test_folds_have_their_share_of_every_class():
+    labels = np.repeat([0, 1, 2], [60, 27, 13])
+    folds = assign_folds(labels, 5, seed=0)
+    for label, number in ((0, 60), (1, 27), (2, 13)):
+        counts = np.bincount(folds[labels == label], minlength=5)
+        assert counts.min() >= number // 5
+        assert counts.max() <= -(-number // 5)
+
+
+def test_auto_keeps_soft_where_the_gain_is_within_noise():
+    chosen = select(*EQUAL, FitSpec(rule="auto"), combine_probs)
+    assert chosen.how == Combination(rule="soft")
+    assert set(chosen.rule_scores) == set(RULES)
+    assert chosen.gain.low <= 0
+    assert "which is within noise" in chosen.note()
+    np.testing.assert_allclose(chosen.rows.probs, EQUAL[0].mean(axis=0))
+
+
+def test_auto_leaves_soft_where_one_member_knows_better_and_its_score_is_honest():
+    probs, labels = UNEQUAL
+    chosen = select(probs, labels, FitSpec(rule="auto"), combine_probs)
+    assert chosen.how.rule in ("weighted", "greedy", "stacking")
+    assert chosen.gain.low > 0
+    new_probs, new_labels = draw([4.0, 0.0, 0.0, 0.0, 0.0, 0.0], num_rows=20_000, seed=1)
+    true = f1_score(new_labels, combine_probs(new_probs, chosen.how).argmax(1), average="macro")
+    interval = f1_interval(labels, chosen.rows.probs.argmax(axis=1), NUM_CLASSES)
+    assert interval.low <= true <= interval.high
+
+
+def test_what_is_fitted_to_noise_is_not_praised():
+    """Members that guess: whatever is fitted, the score stays that of guessing."""
+    probs, labels = draw([0.0] * 6, num_rows=400)
+    labels = np.random.default_rng(3).integers(0, NUM_CLASSES, size=400)
+    for rule in ("stacking", "greedy"):
+        spec = FitSpec(rule=rule, has_offsets=True)
+        chosen = select(probs, labels, spec, combine_probs)
+        fitted = combine_probs(probs, chosen.how).argmax(axis=1)
+        honest = f1_score(labels, chosen.rows.probs.argmax(axis=1), average="macro")
+        assert honest < 0.39
+        assert f1_score(labels, fitted, average="macro") > honest
+
+
+def test_too_few_rows_are_named():
+    labels = np.repeat([0, 1], [100, 4])
+    assert too_few(labels[:99], ("a", "b")) == "99 common rows, fewer than 100"
+    assert too_few(labels, ("a", "b")) == "4 common rows of class b, fewer than 5"
+    assert too_few(np.repeat([0, 1], [60, 60]), ("a", "b")) is None
