@@ -61,16 +61,24 @@ class _Value(click.ParamType):  # type: ignore[type-arg] # generic in newer vers
             ) from None
 
 
-def option(name: str, annotation: Any, help: str, *, default: Any = NOT_GIVEN) -> Decorator:
+def option(
+    name: str,
+    annotation: Any,
+    help: str,
+    *,
+    default: Any = NOT_GIVEN,
+    lone: str | None = None,
+) -> Decorator:
     """One option in both spellings; a bool takes true or false, or stands alone for true.
 
     Args:
         default: what the command gets without it; `NOT_GIVEN` leaves it to the command.
+        lone: the text that it stands for without a value; None: it needs one.
     """
     flags = list(dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"]))
-    lone_flag: dict[str, Any] = (
-        {"is_flag": False, "flag_value": "true"} if annotation is bool else {}
-    )
+    if annotation is bool:
+        lone = "true"
+    lone_flag: dict[str, Any] = {} if lone is None else {"is_flag": False, "flag_value": lone}
     return click.option(
         *flags, name, type=_Value(annotation), default=default, help=help, **lone_flag
     )

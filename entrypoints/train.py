@@ -26,6 +26,13 @@ from pose.named_runs import NAMED_RUNS, resolve_run
 @field_options(Setup)
 @option("dry_run", bool, "check and print what would be trained, and stop", default=False)
 @option("list", bool, "print the named runs and stop", default=False)
+@option(
+    "list_models",
+    str,
+    "print the models whose name has this in it, or matches it, and stop",
+    default=None,
+    lone="*",
+)
 def main(run: Any, seed: Any, dry_run: bool, list: bool, **arguments: Any) -> None:
     """Train the seeds of a run. Every setting of a named run can be overridden.
 
@@ -34,6 +41,10 @@ def main(run: Any, seed: Any, dry_run: bool, list: bool, **arguments: Any) -> No
     """
     if list:
         click.echo(list_runs())
+        return
+    pattern = arguments.pop("list_models")
+    if pattern is not None:
+        click.echo(list_models_like(pattern))
         return
     if seed is not NOT_GIVEN:
         if arguments["seeds"] is not NOT_GIVEN:
@@ -85,6 +96,24 @@ def list_runs() -> str:
         if run.leaderboard:
             lines.append(f"  the original's leaderboard F1: {run.leaderboard}")
     return "\n".join(lines)
+
+
+def list_models_like(pattern: str) -> str:
+    """The names of the models that match `pattern`, a line each.
+
+    Raises:
+        InputError: none does.
+    """
+    # Imported here: torchvision takes a second, timm several.
+    from pose_models import list_models
+
+    names = list_models(pattern)
+    if not names:
+        raise InputError(
+            f"list_models must match the name of a model, got {pattern!r}, which matches none "
+            "(timm's are there after pip install -r requirements-timm.txt)"
+        )
+    return "\n".join(names)
 
 
 if __name__ == "__main__":

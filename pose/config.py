@@ -20,6 +20,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 MODEL_FORMATS = ("pickle", "pt2")
 VOTINGS = ("soft", "hard", "rank", "weighted", "greedy", "stacking", "auto")
 EXIF = ("obey", "ignore")
+FRAMINGS = ("resize", "crop", "fit")
 # A budget below this would go into starting and saving, not into training.
 MIN_SEED_SECONDS = 5
 
@@ -48,11 +49,29 @@ class Recipe:
         InputError: a value outside its range; the message names field, range and value.
     """
 
-    model: str = setting("pose_net", "architecture; torchvision/<name> for torchvision's own")
-    pretrained: bool = setting(False, "start from torchvision's pretrained weights", no_op=False)
+    model: str = setting(
+        "pose_net", "architecture, also torchvision/<name> or timm/<name>; see --list-models"
+    )
+    pretrained: bool = setting(
+        False, "start from torchvision's or timm's pretrained weights", no_op=False
+    )
     augmentation: str = setting("pose", "augmentation preset of the training images")
     seeds: tuple[int, ...] = setting((0, 1, 2), "seeds, joined by commas: one member each")
-    image_size: int = setting(96, "height and width that the model sees, in pixels")
+    image_size: int = setting(
+        96, "height and width that the model sees, in pixels; 0: what it was made for"
+    )
+    framing: str = setting(
+        "resize",
+        "how a photograph becomes that square: resize stretches it, fit pads it, crop takes "
+        "squares out of it at its own scale",
+        no_op="resize",
+    )
+    crop_from: int = setting(
+        256, "with framing crop: photographs larger than this are made smaller first", no_op=256
+    )
+    high_pass: bool = setting(
+        False, "show the network the edges as a fourth channel, as simple_cnn_v2 does", no_op=False
+    )
     exif: str = setting(
         "obey", "orientation that photographs ask for: obey or ignore", no_op="ignore"
     )
@@ -93,7 +112,8 @@ class Recipe:
         if not self.seeds:
             raise InputError("seeds must name at least one seed, got none")
         _check_seeds("seeds", self.seeds)
-        _check("image_size", self.image_size, 16 <= self.image_size <= 2048, "in [16, 2048]")
+        if self.image_size != 0:
+            _check("image_size", self.image_size, 16 <= self.image_size <= 2048, "in [16, 2048]")
         _check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         _check("num_epochs", self.num_epochs, self.num_epochs >= 1, "at least 1")
         if self.budget is not None:
@@ -116,6 +136,18 @@ class Recipe:
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
         _check("random_erasing", self.random_erasing, 0 <= self.random_erasing <= 1, "in [0, 1]")
         _check_choice("exif", self.exif, EXIF)
+        _check_choice("framing", self.framing, FRAMINGS)
+        if self.framing == "crop":
+            _check(
+                "crop_from",
+                self.crop_from,
+                self.image_size <= self.crop_from <= 4096,
+                f"in [image_size, 4096], which is [{self.image_size}, 4096]",
+            )
+        elif self.crop_from != type(self).crop_from:
+            raise InputError(
+                f"crop_from must go with framing crop, got framing {self.framing}: leave it out"
+            )
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("class_weighting", self.class_weighting, CLASS_WEIGHTINGS)

@@ -8,7 +8,7 @@ from typing import Any
 from pose.errors import InputError, one_line
 from pose.files import write_text
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,9 @@ class ModelCard:
     weights_sha256: str = ""
 
     @property
-    def decoding(self) -> tuple[int, bool]:
-        """The size that the model sees, and whether photographs are turned as they ask."""
-        return self.image_size, self.recipe.get("exif", "ignore") == "obey"
+    def settings(self) -> dict[str, Any]:
+        """The recipe's settings by name; `image_size` among them, whatever wrote the card."""
+        return {**self.recipe, "image_size": self.image_size}
 
 
 def write_card(path: Path, card: ModelCard) -> None:

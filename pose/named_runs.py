@@ -149,7 +149,7 @@ def resolve_run(run: str | None, run_name: str | None, overrides: dict[str, Any]
         )
     base = NAMED_RUNS[run].recipe if run else Recipe()
     recipe = dataclasses.replace(base, **overrides)
-    name = run_name or run or recipe.model.replace("/", "_")
+    name = run_name or run or re.sub(r"[^A-Za-z0-9_-]", "_", recipe.model)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise InputError(f"run_name must match [A-Za-z0-9_-]+, got {name!r}")
     changes = {

@@ -14,11 +14,12 @@ from pose.config import Recipe, Setup
 from pose.data.folder import Dataset, read_dataset
 from pose.data.source import locate_dataset
 from pose.data.split import split_rows, unvalidated_classes
+from pose.data.tensors import framing_of
 from pose.device import describe, pick_device, pick_precision
 from pose.errors import InputError, first_few, known, one_line, printable
 from pose.named_runs import ResolvedRun
 from pose.training.augment import PRESETS
-from pose_models import build_model, check_model_name
+from pose_models import build_model, check_model_name, own_image_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,12 +112,18 @@ def make_plan(run: ResolvedRun, setup: Setup) -> Plan:
     """
     try:
         check_model_name(run.recipe.model)
+        if run.recipe.image_size == 0:
+            size = own_image_size(run.recipe.model)
+            run = dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, image_size=size))
     except ValueError as error:
         raise InputError(str(error)) from None
     if run.recipe.augmentation not in PRESETS:
         raise InputError(
             f"augmentation must be one of {known(PRESETS)}, got {run.recipe.augmentation!r}"
         )
+    if setup.model_format == "pt2" and run.recipe.framing != "resize":
+        # Its graph is that of one way through the framing; images of other sizes take another.
+        raise InputError(f"model_format must be pickle with framing {run.recipe.framing}, got pt2")
     device = pick_device(setup.device)
     folder = Path(setup.output_root) / run.name
     if folder.exists() and not folder.is_dir():
@@ -158,7 +165,11 @@ def _check_model(recipe: Recipe, labels: tuple[str, ...]) -> None:
         # Without memory and arithmetic, unless there are weights to find.
         with torch.device("cpu" if recipe.pretrained else "meta"):
             model = build_model(
-                recipe.model, labels, recipe.image_size, pretrained=recipe.pretrained
+                recipe.model,
+                labels,
+                framing_of(recipe),
+                pretrained=recipe.pretrained,
+                high_pass=recipe.high_pass,
             )
             size = (recipe.image_size, recipe.image_size)
             model(torch.zeros(min(2, recipe.batch_size), 3, *size))

@@ -9,6 +9,7 @@ from typing import Any
 
 from pose.data.loaded import LoadedData, load_data
 from pose.data.source import DEMO_MARKER, find_dataset
+from pose.data.tensors import framing_of
 from pose.device import describe, keep_freed_memory
 from pose.display import Display
 from pose.errors import InputError, one_line
@@ -75,7 +76,7 @@ def load_planned_data(plan: Plan, display: Display) -> LoadedData:
     """
     loaded = load_data(
         find_dataset(plan.setup, display),
-        plan.recipe.image_size,
+        framing_of(plan.recipe),
         plan.cache_root,
         plan.setup.num_workers,
         display.cache_progress,

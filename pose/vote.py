@@ -34,11 +34,12 @@ from pose.files import file_to_write, write_text
 from pose.predictions import Predictions, write_predictions
 from pose.reports.notes import describe_vote, members_csv
 from pose.results import Vote
+from pose.seeds.folder import decoding_of
 from pose.stop import ending
 from pose.tracking import Tracker, VoteRecord, predictor_config
 from pose.training.predict import predict_logits, probs_of
 from pose.voters import bring_voters, fetch_lock, find_voters
-from pose_models import Combination, ImageClassifier, SeedEnsemble, combine, for_inference
+from pose_models import Combination, Framing, ImageClassifier, SeedEnsemble, combine, for_inference
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,7 +175,7 @@ def _predict(
     device = pick_device(setup.device)
     precision = pick_precision(setup.precision, device)
     display.say(f"device: {describe(device, precision)}")
-    decodings = sorted({member.card.decoding for member in members})
+    decodings = sorted({decoding_of(member.card) for member in members})
     images, rows, digest = _decode(tests, decodings, setup, display)
     ids = tuple(tests)
     probs = []
@@ -182,7 +183,7 @@ def _predict(
         fast = for_inference(model).to(device).to(memory_format=torch.channels_last)
         logits = predict_logits(
             fast,
-            images[member.card.decoding],
+            images[decoding_of(member.card)],
             rows,
             precision,
             progress=display.predict_progress,
@@ -205,22 +206,22 @@ def _versions() -> dict[str, str]:
 
 def _decode(
     tests: dict[str, Path],
-    decodings: Sequence[tuple[int, bool]],
+    decodings: Sequence[tuple[Framing, bool]],
     setup: VoteSetup,
     display: Display,
-) -> tuple[dict[tuple[int, bool], torch.Tensor], torch.Tensor, str]:
-    """The test images `(N, 3, size, size)` of each decoding, the rows that can be read, a digest.
+) -> tuple[dict[tuple[Framing, bool], torch.Tensor], torch.Tensor, str]:
+    """The test images `(N, 3, S, S)` of each decoding, the rows that can be read, a digest.
 
     The digest is that of ids and contents.
     """
     files = list(tests.values())
     cache_root = Path(setup.cache_root) if setup.cache_root else None
-    images: dict[tuple[int, bool], torch.Tensor] = {}
+    images: dict[tuple[Framing, bool], torch.Tensor] = {}
     bad: dict[int, str] = {}
-    for size, obey_exif in decodings:
+    for framing, obey_exif in decodings:
         cache = open_cache(
             files,
-            size,
+            framing,
             cache_root=cache_root,
             num_workers=setup.num_workers,
             progress=display.cache_progress,
@@ -228,7 +229,7 @@ def _decode(
         )
         for note in cache.notes:
             display.say(f"warning: {note}")
-        images[size, obey_exif] = cache.images
+        images[framing, obey_exif] = cache.images
         bad |= cache.bad
     if bad:
         named = first_few(

@@ -8,17 +8,28 @@ from pose_models.classifier import ImageClassifier
 from pose_models.combination import Combination
 from pose_models.combine import combine
 from pose_models.ensemble import SeedEnsemble
+from pose_models.framing import Framing
 from pose_models.inference import for_inference
-from pose_models.sources import MODELS, TORCHVISION_PREFIX, build_model, check_model_name
+from pose_models.sources import (
+    MODELS,
+    TORCHVISION_PREFIX,
+    build_model,
+    check_model_name,
+    list_models,
+    own_image_size,
+)
 
 __all__ = [
     "MODELS",
     "TORCHVISION_PREFIX",
     "Combination",
+    "Framing",
     "ImageClassifier",
     "SeedEnsemble",
     "build_model",
     "check_model_name",
     "combine",
     "for_inference",
+    "list_models",
+    "own_image_size",
 ]

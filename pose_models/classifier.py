@@ -1,5 +1,8 @@
 """The module that is trained, saved, loaded and served."""
 
+import math
+
+import torch
 from torch import Tensor, nn
 
 from pose_models.preprocess import Preprocess
@@ -19,10 +22,22 @@ class ImageClassifier(nn.Module):
         self.labels = labels
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(N, num_classes)` float32 of RGB images.
+        """Logits `(N, num_classes)` float32 of RGB images; the mean over an image's crops.
 
         Args:
             images: `(N, 3, H, W)`, uint8 in 0..255 or floating point in 0..1, any H and W.
         """
-        logits: Tensor = self.network(self.preprocess(images))
+        views = [self._logits(view) for view in self.preprocess.views(images)]
+        if len(views) == 1:
+            return views[0]
+        return log_of_mean_probs(torch.stack(views))
+
+    def _logits(self, rgb: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.preprocess.normalise(rgb))
         return logits.float()
+
+
+def log_of_mean_probs(logits: Tensor) -> Tensor:
+    """Logits `(N, C)` whose softmax is the mean of the probabilities of `logits` `(V, N, C)`."""
+    # In logarithms, where no probability is too small.
+    return logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from PIL import ExifTags, Image
-from torch.nn import functional as F
+
+from pose_models.framing import Framing, as_framing
 
 try:
     import simplejpeg
@@ -59,13 +60,15 @@ class BadImageError(Exception):
     """A file that is not an image, or is cut short. The message says why, in a few words."""
 
 
-def read_image(data: bytes, size: int, obey_exif: bool = True) -> np.ndarray:
-    """The image in the bytes of a file as `(3, size, size)` uint8; its aspect ratio is not kept.
+def read_image(data: bytes, size: int | Framing, obey_exif: bool = True) -> np.ndarray:
+    """The image in the bytes of a file, framed, as `(3, canvas, canvas)` uint8.
+
+    A size alone stretches it to that height and width: its aspect ratio is not kept.
 
     The array is a view in whatever memory order the decoder has: copy it to where it belongs.
 
     Resizing is bilinear over the whole footprint of a pixel (antialiased), as in torchvision's
-    `Resize` on Pillow images; JPGs larger than `size` are decoded at the smallest fraction of
+    `Resize` on Pillow images; JPGs larger than the canvas are decoded at the smallest fraction of
     their size (in eighths) that is not below it. Of several frames or pages, the first is read.
 
     Args:
@@ -77,23 +80,25 @@ def read_image(data: bytes, size: int, obey_exif: bool = True) -> np.ndarray:
     """
     if not data:
         raise BadImageError("an empty file")
+    framing = as_framing(size)
     with _words_of_decoders():
-        pixels, orientation = _decode_jpeg(data, size), 1
+        pixels, orientation = _decode_jpeg(data, framing.canvas), 1
         if pixels is not None:
             orientation = _jpeg_orientation(data) if obey_exif else 1
         else:
-            pixels, orientation = _decode_by_pillow(data, size)
-        return _turn(resize_image(pixels, size), orientation if obey_exif else 1)
+            pixels, orientation = _decode_by_pillow(data, framing.canvas)
+        return _turn(frame_image(pixels, framing), orientation if obey_exif else 1)
 
 
-def read_pillow(image: Image.Image, size: int, obey_exif: bool = True) -> np.ndarray:
+def read_pillow(image: Image.Image, size: int | Framing, obey_exif: bool = True) -> np.ndarray:
     """An image that Pillow has opened, as `read_image` gives the bytes of a file.
 
     Raises:
         BadImageError: its pixels cannot be read, or are of unknown range.
     """
+    framing = as_framing(size)
     with _words_of_decoders():
-        pixels = resize_image(_rgb_array(image, size), size)
+        pixels = frame_image(_rgb_array(image, framing.canvas), framing)
         return _turn(pixels, _orientation(image) if obey_exif else 1)
 
 
@@ -124,14 +129,14 @@ def _words_of_decoders() -> Iterator[None]:
         raise BadImageError(reason) from None
 
 
-def resize_image(pixels: np.ndarray, size: int) -> np.ndarray:
-    """`(H, W, 3)` uint8 to `(3, size, size)`: how every image is resized, served or scored."""
-    if pixels.shape[:2] == (size, size):
+def frame_image(pixels: np.ndarray, size: int | Framing) -> np.ndarray:
+    """`(H, W, 3)` uint8 to `(3, canvas, canvas)`: how every image is framed, served or scored."""
+    framing = as_framing(size)
+    if pixels.shape[:2] == (framing.canvas, framing.canvas):
         return pixels.transpose(2, 0, 1)
     # Channels-last memory order is what torch has a fast kernel for.
     batch = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
-    batch = batch.contiguous(memory_format=torch.channels_last)
-    return F.interpolate(batch, (size, size), mode="bilinear", antialias=True)[0].numpy()
+    return framing.frame(batch.contiguous(memory_format=torch.channels_last))[0].numpy()
 
 
 def _turn(image: np.ndarray, orientation: int) -> np.ndarray:

@@ -32,6 +32,7 @@ def _fold_batch_norms(layers: nn.Sequential) -> None:
     names = list(layers._modules)
     for name, next_name in zip(names, names[1:], strict=False):
         first, second = layers._modules[name], layers._modules[next_name]
-        if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+        # Others have more to do than to normalise: timm's end with the activation.
+        if isinstance(first, nn.Conv2d) and type(second) is nn.BatchNorm2d:
             layers._modules[name] = fuse_conv_bn_eval(first, second)
             layers._modules[next_name] = nn.Identity()

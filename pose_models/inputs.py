@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pose_models.decode import BadImageError, read_image, read_pillow, resize_image
+from pose_models.decode import BadImageError, frame_image, read_image, read_pillow
+from pose_models.framing import Framing
 
 # `data:image/png;base64,`, as browsers write it.
 _DATA_URL = re.compile(r"data:[\w/+.-]*(;[\w=-]+)*;base64,", re.ASCII)
@@ -54,17 +55,17 @@ def to_source(image: Any, *, allow_paths: bool = True) -> Source:
     raise BadImageError(f"{EXPECTED} was expected, found {type(image).__name__}")
 
 
-def read_source(source: Source, size: int, obey_exif: bool) -> np.ndarray:
-    """The image as `(3, size, size)` uint8.
+def read_source(source: Source, framing: Framing, obey_exif: bool) -> np.ndarray:
+    """The image as `(3, canvas, canvas)` uint8.
 
     Raises:
         BadImageError: it cannot be decoded.
     """
     if isinstance(source, bytes):
-        return read_image(source, size, obey_exif)
+        return read_image(source, framing, obey_exif)
     if isinstance(source, Image.Image):
-        return read_pillow(source, size, obey_exif)
-    return resize_image(source, size)
+        return read_pillow(source, framing, obey_exif)
+    return frame_image(source, framing)
 
 
 def _read_file(path: Path) -> bytes:

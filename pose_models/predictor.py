@@ -15,6 +15,7 @@ from pose_models.classifier import ImageClassifier
 from pose_models.combine import SOFT, combine
 from pose_models.decode import BadImageError
 from pose_models.ensemble import SeedEnsemble
+from pose_models.framing import Framing
 from pose_models.hardware import has_bfloat16
 from pose_models.inference import for_inference
 from pose_models.inputs import read_source, to_source
@@ -26,8 +27,8 @@ BATCH_SIZE = 64
 # A `PredictorConfig`, beside the weights in a saved model.
 CONFIG_FILE = "predictor.json"
 
-# How an image becomes pixels: height and width, and whether it is turned as its EXIF asks.
-Decoding = tuple[int, bool]
+# How an image becomes pixels: its framing, and whether it is turned as its EXIF asks.
+Decoding = tuple[Framing, bool]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,9 +56,16 @@ class PredictorConfig:
         return cls(
             labels=tuple(values["labels"]),
             names=tuple(values["names"]),
-            decodings=tuple((int(size), bool(obeys)) for size, obeys in values["decodings"]),
+            decodings=tuple(
+                (_framing(framing), bool(obeys)) for framing, obeys in values["decodings"]
+            ),
             precision=values["precision"],
         )
+
+
+def _framing(value: int | Mapping[str, Any]) -> Framing:
+    """What `to_dict` made of a framing; before there were others, a size alone."""
+    return Framing(size=value) if isinstance(value, int) else Framing(**value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,16 +129,18 @@ class Predictor:
         """
         decodings = sorted(set(self.config.decodings))
         pixels = {
-            (size, obeys): np.zeros((len(images), 3, size, size), dtype=np.uint8)
-            for size, obeys in decodings
+            (framing, obeys): np.zeros(
+                (len(images), 3, framing.canvas, framing.canvas), dtype=np.uint8
+            )
+            for framing, obeys in decodings
         }
         bad: dict[int, str] = {}
 
         def read_one(row: int) -> None:
             try:
                 source = to_source(images[row], allow_paths=allow_paths)
-                for size, obeys in decodings:
-                    pixels[size, obeys][row] = read_source(source, size, obeys)
+                for framing, obeys in decodings:
+                    pixels[framing, obeys][row] = read_source(source, framing, obeys)
             except BadImageError as error:
                 bad[row] = str(error)
 

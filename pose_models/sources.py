@@ -1,12 +1,16 @@
 """Models by name."""
 
 import dataclasses
+import fnmatch
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
+import torch
 from torch import nn
 
+from pose_models import timm_source
 from pose_models.classifier import ImageClassifier
+from pose_models.framing import Framing, as_framing
 from pose_models.pose_net import PoseNet
 from pose_models.preprocess import Preprocess
 from pose_models.simple_cnn import SimpleCNN
@@ -20,22 +24,26 @@ class ModelEntry:
 
     Attributes:
         network: of `(in_channels, num_classes)`.
+        image_size: height and width that it was made for.
         high_pass: whether it sees the high-pass channel besides RGB.
         about: one line for lists.
     """
 
     network: Callable[[int, int], nn.Module]
     about: str
+    image_size: int = 96
     high_pass: bool = False
 
 
 MODELS: dict[str, ModelEntry] = {
     "simple_cnn": ModelEntry(
         network=lambda channels, classes: SimpleCNN(channels, classes, conv_bias=True),
+        image_size=128,
         about="the original's first network, 0.46 M parameters",
     ),
     "simple_cnn_v2": ModelEntry(
         network=lambda channels, classes: SimpleCNN(channels, classes, conv_bias=False),
+        image_size=128,
         high_pass=True,
         about="the original's second network, on RGB and a high-pass channel",
     ),
@@ -54,6 +62,9 @@ def check_model_name(name: str) -> None:
     """
     if name in MODELS:
         return
+    if name.startswith(timm_source.PREFIX):
+        timm_source.check_name(name.removeprefix(timm_source.PREFIX))
+        return
     if name.startswith(TORCHVISION_PREFIX):
         from torchvision import models as torchvision_models
 
@@ -62,32 +73,81 @@ def check_model_name(name: str) -> None:
         names = ", ".join(_torchvision_classifiers(torchvision_models))
         raise ValueError(f"model must be one of torchvision's classifiers ({names}), got {name!r}")
     names = ", ".join(sorted(MODELS))
-    raise ValueError(f"model must be one of {names} or torchvision/<name>, got {name!r}")
+    raise ValueError(
+        f"model must be one of {names}, torchvision/<name> or timm/<name>, got {name!r}"
+    )
+
+
+def list_models(pattern: str = "") -> list[str]:
+    """The names of all models that can be built here, or of those that match `pattern`.
+
+    Args:
+        pattern: with `*` and `?`, or a part of the name.
+    """
+    from torchvision import models as torchvision_models
+
+    torchvisions = [TORCHVISION_PREFIX + n for n in _torchvision_classifiers(torchvision_models)]
+    wanted = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
+    names = [*MODELS, *torchvisions, *timm_source.names()]
+    return fnmatch.filter(names, wanted)
+
+
+def own_image_size(name: str) -> int:
+    """Height and width that the model was made for, or its pretrained weights were trained at."""
+    if name.startswith(timm_source.PREFIX):
+        return timm_source.image_size(name.removeprefix(timm_source.PREFIX))
+    if name.startswith(TORCHVISION_PREFIX):
+        from torchvision import models as torchvision_models
+
+        weights = torchvision_models.get_model_weights(name.removeprefix(TORCHVISION_PREFIX))
+        return int(weights["DEFAULT"].transforms().crop_size[0])
+    return MODELS[name].image_size
 
 
 def build_model(
-    name: str, labels: Sequence[str], image_size: int, *, pretrained: bool = False
+    name: str,
+    labels: Sequence[str],
+    framing: int | Framing,
+    *,
+    pretrained: bool = False,
+    high_pass: bool = False,
 ) -> ImageClassifier:
     """A new model with random weights from torch's global generator.
 
     Args:
         labels: one per class, in the order of the logits.
-        image_size: height and width that the network sees.
-        pretrained: start from torchvision's ImageNet weights (`torchvision/` models only).
+        framing: or the height and width alone that the network sees.
+        high_pass: give the network the high-pass channel, if it has none of its own already.
+        pretrained: start from ImageNet weights (`torchvision/` and `timm/` models only).
 
     Raises:
         ValueError: no model has this name, or it has no pretrained weights.
     """
     check_model_name(name)
+    framing = as_framing(framing)
     if name.startswith(TORCHVISION_PREFIX):
+        preprocess = Preprocess(framing, high_pass=high_pass)
         network = _build_torchvision(
-            name.removeprefix(TORCHVISION_PREFIX), len(labels), image_size, pretrained
+            name.removeprefix(TORCHVISION_PREFIX), len(labels), framing.size, pretrained
         )
-        return ImageClassifier(Preprocess(image_size), network, tuple(labels))
+        if high_pass:
+            _add_input_channel(network)
+        return ImageClassifier(preprocess, network, tuple(labels))
+    if name.startswith(timm_source.PREFIX):
+        own_name = name.removeprefix(timm_source.PREFIX)
+        preprocess = Preprocess(
+            framing, high_pass=high_pass, statistics=timm_source.statistics(own_name)
+        )
+        network = timm_source.build(
+            own_name, preprocess.num_channels, len(labels), framing.size, pretrained
+        )
+        return ImageClassifier(preprocess, network, tuple(labels))
     if pretrained:
-        raise ValueError(f"pretrained weights exist for torchvision/ models only, not for {name}")
+        raise ValueError(
+            f"pretrained weights exist for torchvision/ and timm/ models only, not for {name}"
+        )
     entry = MODELS[name]
-    preprocess = Preprocess(image_size, high_pass=entry.high_pass)
+    preprocess = Preprocess(framing, high_pass=entry.high_pass or high_pass)
     network = entry.network(preprocess.num_channels, len(labels))
     return ImageClassifier(preprocess, network, tuple(labels))
 
@@ -143,3 +203,22 @@ def _replace_head(network: nn.Module, num_classes: int) -> nn.Module:
         new = nn.Conv2d(head.in_channels, num_classes, (height, width))
     setattr(parent, module_name.rpartition(".")[2], new)
     return network
+
+
+def _add_input_channel(network: nn.Module) -> None:
+    """Give the first convolution a fourth channel, which counts for nothing until it is trained."""
+    name, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    new = nn.Conv2d(
+        old.in_channels + 1,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+    )
+    with torch.no_grad():
+        new.weight.zero_()
+        new.weight[:, : old.in_channels] = old.weight
+        if old.bias is not None and new.bias is not None:
+            new.bias.copy_(old.bias)
+    setattr(network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], new)

@@ -276,6 +276,7 @@ def test_training_needs_no_mlflow():
 def test_models_can_travel_alone():
     allowed = {
         "torch", "torchvision", "numpy", "PIL", "simplejpeg", "pose_models",
+        "timm", "huggingface_hub",
         *sys.stdlib_module_names,
     }  # fmt: skip
     names = [name for name in IMPORTS if name.startswith("pose_models")]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pose_models import Combination, SeedEnsemble, build_model
+from pose_models import Combination, Framing, SeedEnsemble, build_model
 from pose_models.decode import BadImageError, read_image
 from pose_models.inputs import read_source, to_source
 from pose_models.predictor import BATCH_SIZE, Predictor, PredictorConfig
@@ -37,9 +37,12 @@ def ensemble() -> SeedEnsemble:
     return SeedEnsemble([member.eval() for member in members], Combination(rule="soft"))
 
 
+DECODINGS = ((Framing(size=32), True), (Framing(size=24), False))
+
+
 @pytest.fixture(scope="module")
 def table() -> ImageTable:
-    config = PredictorConfig(labels=LABELS, names=NAMES, decodings=((32, True), (24, False)))
+    config = PredictorConfig(labels=LABELS, names=NAMES, decodings=DECODINGS)
     return ImageTable(Predictor(ensemble(), config))
 
 
@@ -78,7 +81,7 @@ def pixel_forms_of(path: Path) -> dict[str, object]:
 def test_every_form_of_a_file_has_the_pixels_that_the_cache_has(files):
     expected = read_image(files[0].read_bytes(), 24)
     for name, image in forms_of(files[0]).items():
-        found = read_source(to_source(image), 24, True)
+        found = read_source(to_source(image), Framing(size=24), True)
         np.testing.assert_array_equal(found, expected, err_msg=name)
 
 
@@ -87,7 +90,7 @@ def test_every_form_of_pixels_is_resized_as_files_are(files):
     Image.open(files[0]).save(png, "PNG")
     expected = read_image(png.getvalue(), 24)
     for name, image in pixel_forms_of(files[0]).items():
-        found = read_source(to_source(image), 24, True)
+        found = read_source(to_source(image), Framing(size=24), True)
         np.testing.assert_array_equal(found, expected, err_msg=name)
 
 

@@ -258,8 +258,8 @@ def test_softmax_of_the_ensemble_is_the_mean_of_the_members():
 def test_unknown_model_lists_the_known_ones():
     with pytest.raises(ValueError) as caught:
         build_model("resnet18", LABELS, 32)
-    message = "model must be one of pose_net, simple_cnn, simple_cnn_v2 or torchvision/<name>"
-    assert str(caught.value) == f"{message}, got 'resnet18'"
+    names = "pose_net, simple_cnn, simple_cnn_v2, torchvision/<name> or timm/<name>"
+    assert str(caught.value) == f"model must be one of {names}, got 'resnet18'"
 
 
 @pytest.mark.parametrize("name", ["resnet9", "fasterrcnn_resnet50_fpn", "fcn_resnet50", ""])
@@ -318,7 +318,9 @@ def test_vision_transformers_are_built_for_the_image_size():
 
 
 def test_pretrained_weights_of_the_projects_own_models_do_not_exist():
-    with pytest.raises(ValueError, match="for torchvision/ models only, not for pose_net"):
+    with pytest.raises(
+        ValueError, match="for torchvision/ and timm/ models only, not for pose_net"
+    ):
         build_model("pose_net", LABELS, 32, pretrained=True)
 
 

@@ -25,7 +25,7 @@ from mlflow.models import Model
 from PIL import Image
 
 from pose.tracking import flavors, packaging
-from pose_models import SeedEnsemble, build_model
+from pose_models import Framing, SeedEnsemble, build_model
 from pose_models.predictor import PredictorConfig
 
 LABELS = ("3", "left")
@@ -43,7 +43,9 @@ def port(tmp_path_factory) -> Iterator[int]:
     folder = tmp_path_factory.mktemp("served")
     torch.manual_seed(0)
     members = [build_model("simple_cnn", LABELS, 24).eval() for _ in range(2)]
-    config = PredictorConfig(labels=LABELS, names=("three", "L <b>"), decodings=((24, True),) * 2)
+    config = PredictorConfig(
+        labels=LABELS, names=("three", "L <b>"), decodings=((Framing(size=24), True),) * 2
+    )
     flavors.save_model(
         str(folder / "model"),
         Model(),

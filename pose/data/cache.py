@@ -31,6 +31,7 @@ import torch
 from pose.errors import InputError
 from pose.files import locked, read_bytes, reason_of, write_text
 from pose_models.decode import BadImageError, read_image
+from pose_models.framing import Framing, as_framing
 
 # Part of every key: raise it when the same files would be decoded to other bytes.
 FORMAT = 5
@@ -57,8 +58,8 @@ class ImageCache:
     """Decoded images in the order of the files they were asked for.
 
     Attributes:
-        images: `(N, 3, size, size)` uint8. Memory-mapped: reading rows fills the system's page
-            cache, not the process's own memory. Rows of bad files must not be used.
+        images: `(N, 3, S, S)` uint8, S the framing's canvas. Memory-mapped: reading rows fills the
+            system's page cache, not the process's own memory. Rows of bad files must not be used.
         digests: SHA-256 of each file's bytes, hexadecimal.
         bad: why a file could not be decoded, by row.
         notes: what a person should know about it, in lines.
@@ -76,11 +77,15 @@ class _DamagedError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """What was asked for: the files at a size, turned as they ask, or not."""
+    """What was asked for: the files in a framing, turned as they ask, or not."""
 
     files: Sequence[Path]
-    size: int
+    framing: Framing
     obey_exif: bool
+
+    @property
+    def size(self) -> int:
+        return self.framing.canvas
 
     @property
     def image_bytes(self) -> int:
@@ -98,14 +103,14 @@ def default_cache_root() -> Path:
 
 def open_cache(
     files: Sequence[Path],
-    size: int,
+    size: int | Framing,
     *,
     cache_root: Path | None = None,
     num_workers: int = 0,
     progress: Progress | None = None,
     obey_exif: bool = True,
 ) -> ImageCache:
-    """The cache of `files` at `size` pixels, built if it is not there yet.
+    """The cache of `files` at `size` pixels, or in another framing; built if not there yet.
 
     The key is made of paths, sizes and times of modification, so a changed file gives a new
     cache. Two processes that ask for the same cache build it once; the second waits. One that is
@@ -123,7 +128,7 @@ def open_cache(
         InputError: the cache's folder cannot be written to, or its disk has no room.
     """
     root = cache_root or default_cache_root()
-    request = _Request(files, size, obey_exif)
+    request = _Request(files, as_framing(size), obey_exif)
     try:
         root.mkdir(parents=True, exist_ok=True)
         folder = root / _key(request)
@@ -249,7 +254,8 @@ def _open(folder: Path, request: _Request, index: dict[str, Any]) -> ImageCache:
 
 def _key(request: _Request) -> str:
     turned = "" if request.obey_exif else " as stored"
-    digest = hashlib.sha256(f"{FORMAT} {request.size}{turned}".encode())
+    framed = "" if request.framing.rule == "resize" else f" {request.framing.rule}"
+    digest = hashlib.sha256(f"{FORMAT} {request.size}{turned}{framed}".encode())
     for path in request.files:
         try:
             stat = path.stat()
@@ -297,8 +303,7 @@ def _remove(folder: Path) -> None:
 def _decode_all(
     folder: Path, request: _Request, num_workers: int, progress: Progress | None
 ) -> dict[str, Any]:
-    files, size = request.files, request.size
-    image_shape = (3, size, size)
+    files, image_shape = request.files, (3, request.size, request.size)
     image_bytes = math.prod(image_shape)
     digests = [""] * len(files)
     checksums = [0] * len(files)
@@ -318,7 +323,7 @@ def _decode_all(
             try:
                 data = read_bytes(files[row])
                 digests[row] = hashlib.sha256(data).hexdigest()
-                chunk[place] = read_image(data, size, request.obey_exif)
+                chunk[place] = read_image(data, request.framing, request.obey_exif)
             except (BadImageError, OSError) as error:
                 bad[row] = reason_of(error) if isinstance(error, OSError) else str(error)
                 chunk[place] = 0

@@ -8,6 +8,7 @@ import torch
 
 from pose.data.cache import Progress, open_cache
 from pose.data.folder import Dataset, dataset_digest, read_dataset
+from pose_models import Framing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class LoadedData:
 
     Attributes:
         dataset: the rows that can be used.
-        images: `(N, 3, S, S)` uint8, memory-mapped, S the model's image size.
+        images: `(N, 3, S, S)` uint8, memory-mapped, S the framing's canvas.
         rows: `(len(dataset.ids),)` int64, row of each id in `images`.
         digest: of ids, labels and contents.
         notes: about the decoded images, for people.
@@ -52,7 +53,7 @@ class LoadedData:
 
 def load_data(
     folder: Path,
-    image_size: int,
+    framing: int | Framing,
     cache_root: Path | None = None,
     num_workers: int = 0,
     progress: Progress | None = None,
@@ -60,9 +61,10 @@ def load_data(
 ) -> LoadedData:
     """Read a data folder and decode its labelled images, or find them decoded.
 
-    They are cached at the very size that the model sees. With room for crops (1.25 times that)
-    training pictures were sharper, but each validation picture was resized twice: F1 was lower by
-    0.03 in `benchmarks.quality`, the cache larger by half and slower to build.
+    They are cached as they are framed: unless crops are taken, at the very size that the model
+    sees. With room for resized crops (1.25 times that) training pictures were sharper, but each
+    validation picture was resized twice: F1 was lower by 0.03 in `benchmarks.quality`, the cache
+    larger by half and slower to build.
 
     Args:
         obey_exif: turn images as their metadata asks.
@@ -74,7 +76,7 @@ def load_data(
     dataset.raise_if_fatal()
     cache = open_cache(
         dataset.files,
-        image_size,
+        framing,
         cache_root=cache_root,
         num_workers=num_workers,
         progress=progress,

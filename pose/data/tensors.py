@@ -8,6 +8,7 @@ from torch import Tensor
 from pose.config import Recipe
 from pose.data.loaded import LoadedData
 from pose.data.split import split_rows
+from pose_models import Framing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,7 +16,7 @@ class TrainingData:
     """Images and labels of one split, on the device that trains.
 
     Attributes:
-        images: `(N, 3, S, S)` uint8, on the device or memory-mapped.
+        images: `(N, 3, S, S)` uint8, S the framing's canvas, on the device or memory-mapped.
         labels: `(N,)` int64, on the device.
         train_rows: `(num_train,)` int64 rows of `images` that train, on the CPU.
         val_rows: `(num_val,)` that validate.
@@ -27,6 +28,11 @@ class TrainingData:
     train_rows: Tensor
     val_rows: Tensor
     mirrors: Tensor
+
+
+def framing_of(recipe: Recipe) -> Framing:
+    """How the recipe's images become what its network sees."""
+    return Framing.of(dataclasses.asdict(recipe))
 
 
 def training_data(

@@ -26,7 +26,7 @@ from pose.errors import InputError, one_line
 from pose.files import atomic_path, write_text
 from pose.history import COLUMNS, Row
 from pose.model_card import ModelCard, read_card
-from pose_models import ImageClassifier, build_model
+from pose_models import Framing, ImageClassifier, build_model
 
 CHECKPOINT = "last_ckpt.pth"
 PREVIOUS_CHECKPOINT = "previous_ckpt.pth"
@@ -126,6 +126,11 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
         torch.save(dict(weights), partial)
 
 
+def decoding_of(card: ModelCard) -> tuple[Framing, bool]:
+    """How images are framed for the card's model, and whether they are turned as they ask."""
+    return Framing.of(card.settings), card.recipe.get("exif", "ignore") == "obey"
+
+
 def read_model(folder: Path, name: str = "") -> tuple[ImageClassifier, ModelCard]:
     """The trained model in a folder with `config.json` and `pose_cnn.pth`, in evaluation mode.
 
@@ -142,7 +147,10 @@ def read_model(folder: Path, name: str = "") -> tuple[ImageClassifier, ModelCard
     try:
         card = read_card(folder / CONFIG)
         weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
-        model = build_model(card.model, card.labels, card.image_size)
+        recipe = card.settings
+        model = build_model(
+            card.model, card.labels, Framing.of(recipe), high_pass=recipe.get("high_pass", False)
+        )
         model.load_state_dict(weights)
     except (InputError, OSError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(f"{name} must be a whole model, found: {one_line(error)}") from error

@@ -8,7 +8,7 @@ import torch
 
 from pose.config import Recipe
 from pose.data.loaded import LoadedData, load_data
-from pose.data.tensors import TrainingData, training_data
+from pose.data.tensors import TrainingData, framing_of, training_data
 from pose.device import pick_device, pick_precision
 from pose.display import Display
 from pose.errors import InputError
@@ -37,7 +37,7 @@ def load_job_data(job: SeedJob, display: Display) -> LoadedData:
     """
     return load_data(
         job.dataset,
-        job.recipe.image_size,
+        framing_of(job.recipe),
         job.cache_root,
         job.num_workers,
         display.cache_progress,
@@ -155,7 +155,13 @@ def _checkpoints(folder: Path, tracker: SeedTracker) -> Iterator[Path]:
 
 def build_fitted(recipe: Recipe, labels: tuple[str, ...], data: TrainingData) -> ImageClassifier:
     """The recipe's model before its first step; its preprocessing fits the training images."""
-    model = build_model(recipe.model, labels, recipe.image_size, pretrained=recipe.pretrained)
+    model = build_model(
+        recipe.model,
+        labels,
+        framing_of(recipe),
+        pretrained=recipe.pretrained,
+        high_pass=recipe.high_pass,
+    )
     if model.preprocess.has_high_pass:
         # From the training rows alone, spread evenly over them.
         step = -(-len(data.train_rows) // MAX_STATISTICS_IMAGES)

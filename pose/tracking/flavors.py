@@ -15,6 +15,7 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from torch import nn
 
 from pose.model_card import ModelCard
+from pose.seeds.folder import decoding_of
 from pose_models.predictor import CONFIG_FILE, PredictorConfig
 
 # MLflow imports it by this name when the model is loaded; importing it here would make every
@@ -27,7 +28,7 @@ def predictor_config(cards: Sequence[ModelCard], precision: str = "auto") -> Pre
     return PredictorConfig(
         labels=cards[0].labels,
         names=cards[0].names,
-        decodings=tuple(card.decoding for card in cards),
+        decodings=tuple(decoding_of(card) for card in cards),
         precision=precision,
     )
 

@@ -21,6 +21,8 @@ from pose_models.predictor import PredictorConfig
 
 # What a loaded model imports. Named here, because inferring them takes 11 seconds per model.
 MODEL_PACKAGES = ("mlflow", "torch", "torchvision", "numpy", "pandas", "pillow", "simplejpeg")
+# Needed by a model that has modules of theirs.
+OPTIONAL_PACKAGES = ("timm",)
 
 
 def log_model(
@@ -53,7 +55,7 @@ def log_model(
             config=config,
             code_paths=[str(stage_code(Path(staging)))],
             extra_files=[str(path) for path in extra_files],
-            pip_requirements=requirements(),
+            pip_requirements=requirements(model),
             **options,
         )
     # Leaving MLflow's own context has ended the run; it ends when all is recorded.
@@ -81,10 +83,11 @@ def register(store: Store, name: str, run_id: str, model_id: str, tags: Mapping[
     return int(registered.version)
 
 
-def requirements() -> list[str]:
-    """The installed versions of what a loaded model imports, as pip takes them."""
+def requirements(model: nn.Module) -> list[str]:
+    """The installed versions of what a loaded `model` imports, as pip takes them."""
+    modules = {type(module).__module__.partition(".")[0] for module in model.modules()}
     lines = []
-    for package in MODEL_PACKAGES:
+    for package in (*MODEL_PACKAGES, *sorted(modules & set(OPTIONAL_PACKAGES))):
         try:
             # A build's own mark (`+cpu`, `+cu128`) names a wheel that no index has.
             lines.append(f"{package}=={version(package).partition('+')[0]}")

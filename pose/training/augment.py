@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pose_models import Framing
+
 # torchvision's RandomResizedCrop: ratios 3/4 to 4/3, ten attempts, else the whole image.
 CROP_RATIO = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
@@ -175,6 +177,20 @@ def _sample_crops(scale: tuple[float, float], attempts: Tensor, position: Tensor
     height = torch.where(fits.any(dim=1, keepdim=True), heights.gather(1, first), whole)
     size = torch.cat([width, height], dim=1)
     return torch.cat([position * (1 - size), size], dim=1)
+
+
+def take_windows(
+    params: AugmentParams, framing: Framing, generator: torch.Generator
+) -> AugmentParams:
+    """`params` of a random square of each canvas, at its own scale, instead of all of it."""
+    free = framing.canvas - framing.size
+    draws = torch.rand(len(params.crop), 2, generator=generator, device=params.crop.device)
+    # Whole pixels: without other augmentation, a square's pixels are the canvas's own.
+    left_top = (draws * (free + 1)).floor().clamp_(max=free)
+    crop = torch.cat(
+        [left_top + params.crop[:, :2] * framing.size, params.crop[:, 2:] * framing.size], dim=1
+    )
+    return dataclasses.replace(params, crop=crop / framing.canvas)
 
 
 def augment_batch(images: Tensor, params: AugmentParams, image_size: int) -> Tensor:

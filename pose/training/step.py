@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pose.config import Recipe
-from pose.data.tensors import TrainingData
+from pose.data.tensors import TrainingData, framing_of
 from pose.training import optimization
-from pose.training.augment import PRESETS, augment_batch, gather, sample_params
+from pose.training.augment import PRESETS, augment_batch, gather, sample_params, take_windows
 from pose.training.mixing import mix_batch
 from pose.training.state import TrainState
 
@@ -124,6 +124,8 @@ def training_batch(
     device = data.labels.device
     images, labels = gather(data.images, rows, device), data.labels[rows.to(device)]
     params = sample_params(PRESETS[recipe.augmentation], labels, data.mirrors, generator)
+    if recipe.framing == "crop":
+        params = take_windows(params, framing_of(recipe), generator)
     images = augment_batch(images, params, recipe.image_size)
     labels = torch.where(params.is_flipped, data.mirrors[labels], labels)
     images, targets = mix_batch(images, labels, len(data.mirrors), recipe, generator)
