@@ -5,7 +5,15 @@ from typing import Any
 
 import click
 
-from entrypoints.options import field_options, fields_given, given_or, option, run_command
+from entrypoints.next_step import command_line
+from entrypoints.options import (
+    field_options,
+    fields_given,
+    given_or,
+    option,
+    run_command,
+    take_mlflow_run_id,
+)
 from pose.config import DataSetup, DemoSetup, ScoreSetup
 from pose.display import Display
 from pose.errors import InputError, known
@@ -26,6 +34,7 @@ def main(command: Any, **arguments: Any) -> None:
     command = given_or(command, "check")
     if command not in COMMANDS:
         raise InputError(f"command must be one of {known(COMMANDS)}, got {command!r}")
+    is_project = take_mlflow_run_id() is not None
     from pose.console import Console
 
     if command == "demo":
@@ -33,16 +42,20 @@ def main(command: Any, **arguments: Any) -> None:
 
         folder = draw_demo(DemoSetup(**fields_given(DemoSetup, arguments)), Console())
         click.echo(f"the demo data is in {folder}; its figures are drawn")
+        click.echo(f"next: {command_line('train', is_project, run='demo', dataset=folder)}")
     elif command == "check":
-        check(setup, Console())
+        folder = check(setup, Console())
+        run = "demo" if (folder / "demo.json").exists() else "champion"
+        click.echo(f"next: {command_line('train', is_project, run=run, dataset=folder)}")
     else:
         from pose.scoring import score_predictions
 
         predictions = ScoreSetup(**fields_given(ScoreSetup, arguments)).predictions
         click.echo(score_predictions(Path(predictions), Path(setup.dataset or "demo")))
+        click.echo(f"next: {command_line('runs', is_project)}")
 
 
-def check(setup: DataSetup, display: Display) -> None:
+def check(setup: DataSetup, display: Display) -> Path:
     """Print what a data folder holds; decode every image to find the bad ones."""
     from pose.data.folder import check_images, read_dataset
     from pose.data.source import find_dataset
@@ -51,6 +64,7 @@ def check(setup: DataSetup, display: Display) -> None:
     dataset = check_images(dataset, setup.num_workers, display.check_progress)
     click.echo(dataset.report(), nl=False)
     dataset.raise_if_fatal()
+    return dataset.folder
 
 
 if __name__ == "__main__":

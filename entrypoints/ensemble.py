@@ -1,9 +1,11 @@
 """Lets the registered members of runs vote on the test images."""
 
+from pathlib import Path
 from typing import Any
 
 import click
 
+from entrypoints.next_step import command_line
 from entrypoints.options import field_options, fields_given, run_command, take_mlflow_run_id
 from pose.config import VoteSetup
 
@@ -19,7 +21,17 @@ def main(**arguments: Any) -> None:
     from pose.vote import vote
 
     console = Console()
-    console.show_vote(vote(setup, Tracker(take_mlflow_run_id()), console))
+    given_run_id = take_mlflow_run_id()
+    console.show_vote(vote(setup, Tracker(given_run_id), console))
+    console.say(f"next: {next_command(setup, given_run_id is not None)}")
+
+
+def next_command(setup: VoteSetup, is_project: bool) -> str:
+    """Scoring where the truth is known, else what there is by now."""
+    if setup.dataset is None or not (Path(setup.dataset) / "test_solution.csv").exists():
+        return command_line("runs", is_project)
+    options = {"command": "score", "dataset": setup.dataset, "predictions": setup.out_path}
+    return command_line("data", is_project, **options)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Trains a named run, or a free one: each seed a nested MLflow run."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from entrypoints.next_step import command_line, from_words
 from entrypoints.options import (
     NOT_GIVEN,
     field_options,
@@ -71,12 +73,18 @@ def main(run: Any, seed: Any, dry_run: bool, list: bool, **arguments: Any) -> No
     if stop.has_stale_file():
         console.say("stop.txt is left over from an earlier run; it asks for nothing now")
     console.say(f"run: {resolved.name} ({resolved.title()}), seeds {resolved.recipe.seeds_text()}")
-    tracker = Tracker(given_run_id, folder=plan.folder, say=console.say)
+    is_project = given_run_id is not None
+    again = from_words("train", is_project, sys.argv[1:])
+    tracker = Tracker(given_run_id, folder=plan.folder, say=console.say, command=again)
     result = train_run(plan, tracker, console, stop)
     if result.stop_reason:
-        console.say(f"stopped ({result.stop_reason}): the same command continues this run")
+        console.say(
+            f"stopped ({result.stop_reason}): the same command continues this run\nnext: {again}"
+        )
         return
     console.show_summary(result)
+    vote = {"run": resolved.name, **({"dataset": setup.dataset} if setup.dataset else {})}
+    console.say(f"next: {command_line('ensemble', is_project, **vote)}")
 
 
 def list_runs() -> str:

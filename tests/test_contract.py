@@ -21,7 +21,7 @@ from pose.errors import InputError
 PROJECT = Path(__file__).parents[1]
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))
 ENTRY_POINTS = MLPROJECT["entry_points"]
-COMMANDS = ("train", "ensemble", "data", "sweep")
+COMMANDS = ("train", "ensemble", "data", "sweep", "runs")
 PARAMETERS = [
     (entry, name) for entry, spec in ENTRY_POINTS.items() for name in spec.get("parameters", {})
 ]
@@ -308,6 +308,7 @@ LAYERS = (
     "model_card predictions plan scoring training",
     "ensembling",
     "results",
+    "overview",
     "reports console",
     "search seeds",
     "tracking",

@@ -146,6 +146,24 @@ def test_the_parent_carries_the_summary(project):
     assert names == {"data_report.txt", "seeds.png"}
 
 
+def test_each_command_ends_with_the_next_and_runs_lists_them(project, votes, data):
+    assert (
+        f"next: mlflow run . -e ensemble --env-manager local -P run=ensemble_1 -P dataset={data}"
+        in project.output
+    )
+    score = f"-P command=score -P dataset={data} -P predictions=hard.csv"
+    assert f"next: mlflow run . -e data --env-manager local {score}" in votes["hard"]
+    (parent,) = project.runs("train")
+    table = project.mlflow_run("runs")
+    line = next(row for row in table.splitlines() if row.startswith("ensemble_1"))
+    assert line.split()[2:6] == ["2", "of", "2", "complete"]
+    assert line.endswith(parent.info.run_id)
+    assert "next: mlflow ui" in table
+    assert parent.data.tags["command"].startswith(
+        "mlflow run . -e train --env-manager local -P run="
+    )
+
+
 def test_files_lie_in_mlflow_and_in_the_output_folder(project):
     (parent,) = project.runs("train")
     for child, seed in zip(project.children(parent), SEEDS, strict=True):

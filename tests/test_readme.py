@@ -16,11 +16,11 @@ import yaml
 from click.testing import CliRunner
 from project import Project
 
-from entrypoints import data, ensemble, train
+from entrypoints import data, ensemble, runs, train
 from pose.named_runs import NAMED_RUNS
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = {"train": train.main, "ensemble": ensemble.main, "data": data.main}
+COMMANDS = {"train": train.main, "ensemble": ensemble.main, "data": data.main, "runs": runs.main}
 README, RUSSIAN = ROOT / "README.md", ROOT / "README.ru.md"
 DOCUMENTS = [README, RUSSIAN, *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -3,19 +3,24 @@
 Names come from data: no text is taken for mathematics.
 """
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pose.files import atomic_path
 from pose.history import Row
+from pose.reports.fonts import drawable
 
 TRAIN_COLOR = "#7f8c9b"
 VAL_COLOR = "#1f6fb4"
 BEST_COLOR = "#d9622b"
+# Characters of a class name beside a picture.
+MAX_NAME = 20
 
 
 def write_figure(draw: Callable[[], Figure], path: Path) -> None:
@@ -68,8 +73,12 @@ def plot_confusion(confusion: np.ndarray, names: tuple[str, ...], title: str) ->
     axes.set_ylabel("true")
     has_text = num_classes <= 40
     if has_text:
-        axes.set_xticks(range(num_classes), names, rotation=90 if num_classes > 3 else 0)
-        axes.set_yticks(range(num_classes), names)
+        texts, families = drawable(names)
+        # A longer one would leave no room for the matrix.
+        shown = [t if len(t) <= MAX_NAME else f"{t[: MAX_NAME - 1]}…" for t in texts]
+        rotation = 90 if num_classes > 3 else 0
+        axes.set_xticks(range(num_classes), shown, rotation=rotation, fontfamily=families)
+        axes.set_yticks(range(num_classes), shown, fontfamily=families)
         for row, column in np.ndindex(confusion.shape):
             if confusion[row, column]:
                 color = "white" if shares[row, column] > 0.5 else "black"
@@ -81,12 +90,14 @@ def plot_confusion(confusion: np.ndarray, names: tuple[str, ...], title: str) ->
 
 
 def plot_seeds(histories: dict[int, list[Row]], title: str) -> Figure:
-    """Validation F1 and loss of all seeds: each one, their mean, and the band from min to max."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    """Validation F1 and loss of all seeds with their mean and band, and the best F1 of each.
+
+    The axes cover the later half of the epochs: what tells seeds apart is not the first ones.
+    """
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
     figure.suptitle(title)
-    for axes, metric, name in zip(
-        figure.subplots(1, 2), ("val_f1", "val_loss"), ("macro F1", "loss"), strict=True
-    ):
+    f1_axes, loss_axes, best_axes = figure.subplots(1, 3, width_ratios=(3, 3, 2))
+    for axes, metric, name in ((f1_axes, "val_f1", "macro F1"), (loss_axes, "val_loss", "loss")):
         curves = [[row[metric] for row in history] for history in histories.values()]
         for seed, curve in zip(histories, curves, strict=True):
             axes.plot(range(1, len(curve) + 1), curve, linewidth=1, alpha=0.8, label=f"seed {seed}")
@@ -99,9 +110,38 @@ def plot_seeds(histories: dict[int, list[Row]], title: str) -> Figure:
                 epochs, band.min(axis=0), band.max(axis=0), color=VAL_COLOR, alpha=0.15
             )
             axes.plot(epochs, band.mean(axis=0), color="black", linewidth=1.5, label="mean")
+        axes.set_ylim(*later_half(curves))
         axes.set_title(f"validation {name}", fontsize=10)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.25)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(loc="upper right", fontsize=8)
+    loss_axes.legend(loc="upper right", fontsize=8)
+    _plot_best(best_axes, [max(row["val_f1"] for row in own) for own in histories.values()])
+    best_axes.set_xticks(range(len(histories)), map(str, histories), rotation=90)
     return figure
+
+
+def later_half(curves: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Limits of an axis that shows the later half of curves, and whatever is higher or lower.
+
+    Only what the first half alone reaches is cut: at the bottom if the curves rise, else at the
+    top.
+    """
+    late = [value for curve in curves for value in curve[len(curve) // 2 :]]
+    first = statistics.mean(curve[0] for curve in curves)
+    rises = statistics.mean(late) >= first
+    everything = [value for curve in curves for value in curve]
+    low = min(late if rises else everything)
+    high = max(everything if rises else late)
+    margin = max(0.08 * (high - low), 1e-3)
+    return low - margin, high + margin
+
+
+def _plot_best(axes: Axes, best: Sequence[float]) -> None:
+    """The best F1 of each seed as a point, with the mean of all."""
+    axes.plot(range(len(best)), best, "o", color=BEST_COLOR)
+    axes.axhline(statistics.mean(best), color="black", linewidth=1)
+    axes.set_title("best macro F1 by seed, mean", fontsize=10)
+    axes.set_xlabel("seed")
+    axes.margins(x=0.15, y=0.15)
+    axes.grid(alpha=0.25)

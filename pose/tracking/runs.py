@@ -264,6 +264,8 @@ def continue_run(
     """`parent` goes on, with the seeds that `request` adds; `given` is nested below it."""
     seeds = tuple(dict.fromkeys((*seeds_of(parent), *request.add_seeds)))
     tags = _continued_tags()
+    if "command" in request.tags:
+        tags["command"] = request.tags["command"]
     if request.add_seeds:
         tags["seeds"] = ",".join(map(str, seeds))
         tags["added_seeds"] = ",".join(map(str, request.add_seeds))

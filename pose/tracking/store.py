@@ -163,6 +163,24 @@ class Store:
             return None
         return run if run.info.lifecycle_stage == "active" else None
 
+    def search_runs(self, filter_string: str) -> list[Run]:
+        """All runs that match, of every experiment, newest first, page by page."""
+        experiments = [found.experiment_id for found in self.client.search_experiments()]
+        found: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                experiments,
+                filter_string,
+                order_by=["attributes.start_time DESC"],
+                max_results=1000,
+                page_token=token,
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
+
     def search_versions(self, filter_string: str) -> list[ModelVersion]:
         """All registered versions that match, page by page."""
         found: list[ModelVersion] = []

@@ -11,7 +11,8 @@ import mlflow
 
 from pose.ensembling.members import RegisteredMember
 from pose.files import locked
-from pose.tracking import registry
+from pose.overview import RunOverview
+from pose.tracking import overview, registry
 from pose.tracking.deliveries import Deliveries, rename_run
 from pose.tracking.parents import RunRequest, close_dead_runs, find_parent, refuse_living
 from pose.tracking.runs import (
@@ -37,6 +38,7 @@ class Tracker:
         folder: of a run that may go on while the store is away; without it, or if no unfinished
             run is there, the store must be reachable.
         say: tells a person, in one line, when the store goes away and when it is back.
+        command: what the user can type to continue a run that this command begins.
 
     Raises:
         InputError: the store cannot be reached.
@@ -49,10 +51,12 @@ class Tracker:
         *,
         folder: Path | None = None,
         say: Callable[[str], None] = print,
+        command: str = "",
     ) -> None:
         self._given = given_run_id
         self._sweep_run_id = sweep_run_id
         self._say = say
+        self._command = command[:5000]
         self._away: StoreError | None = None
         try:
             self._store = connect()
@@ -106,6 +110,9 @@ class Tracker:
         if self._sweep_run_id:
             nested = {registry.SWEEP_TAG: self._sweep_run_id, PARENT_TAG: self._sweep_run_id}
             request = dataclasses.replace(request, tags={**request.tags, **nested})
+        if self._command:
+            tags = {**request.tags, "command": self._command}
+            request = dataclasses.replace(request, tags=tags)
         # Two commands at once must not both find that there is none.
         key = "\n".join((self._store.uri, experiment_id, *request.identity().values()))
         name = f"pose-{os.getuid()}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.lock"
@@ -149,6 +156,10 @@ class Tracker:
         rename_run(self._store, given, name)
         self._store.set_tags(given, tags)
         return VoteRecord(self._store, given)
+
+    def list_runs(self) -> list[RunOverview]:
+        """As `overview.list_runs`."""
+        return overview.list_runs(self._store)
 
     def newest_run_name(self) -> str:
         """As `registry.newest_run_name`."""
