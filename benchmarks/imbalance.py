@@ -25,6 +25,7 @@ from pose.config import Recipe
 from pose.data.loaded import load_data
 from pose.data.tensors import training_data
 from pose.device import keep_freed_memory, pick_precision
+from pose.member_key import MemberKey
 from pose.named_runs import NAMED_RUNS
 from pose.seeds.train import build_fitted
 from pose.training.loop import train
@@ -78,7 +79,7 @@ def train_recipe(
     """Train and score the best weights on the validation rows."""
     recipe = dataclasses.replace(recipe, split_seed=0, patience=0)
     loaded = load_data(folder, recipe.image_size, cache_root)
-    data = training_data(loaded, recipe, seed, CPU)
+    data = training_data(loaded, recipe, MemberKey(seed), CPU)
     labels = loaded.dataset.classes.labels
     precision = pick_precision("auto", CPU)
     state = start_state(lambda: build_fitted(recipe, labels, data), recipe, seed, CPU)

@@ -27,6 +27,7 @@ from pose.data.folder import read_dataset
 from pose.data.loaded import load_data
 from pose.data.tensors import training_data
 from pose.device import keep_freed_memory, pick_precision
+from pose.member_key import MemberKey
 from pose.training.loop import train
 from pose.training.step import Step
 
@@ -86,7 +87,7 @@ def training_side(
     started = time.perf_counter()
     loaded = load_data(folder, recipe.image_size, cache_root)
     load_seconds = time.perf_counter() - started
-    everything = ours.train_everything(training_data(loaded, recipe, 0, device))
+    everything = ours.train_everything(training_data(loaded, recipe, MemberKey(0), device))
     state = ours.new_state(recipe, loaded.dataset.classes.labels, seed=0, device=device)
     generator = torch.Generator().manual_seed(0)
 

@@ -21,6 +21,7 @@ from benchmarks import original, ours, report
 from pose.data.loaded import LoadedData, load_data
 from pose.data.tensors import TrainingData, training_data
 from pose.device import keep_freed_memory, pick_precision
+from pose.member_key import MemberKey
 from pose.training.loop import train
 from pose.training.predict import score_logits
 from pose.training.step import Step
@@ -105,7 +106,7 @@ def main() -> None:
     ):
         loaded = load_data(folder, args.image_size, Path(cache_root))
         shared_split = ours.frozen_recipe("simple_cnn", split_seed=0)
-        data = training_data(loaded, shared_split, 0, CPU)
+        data = training_data(loaded, shared_split, MemberKey(0), CPU)
         data = dataclasses.replace(data, mirrors=torch.arange(len(loaded.dataset.classes)))
         for seed in range(args.num_seeds):
             ways["original"].append(

@@ -27,6 +27,7 @@ from pose.data.split import split_indices
 from pose.data.tensors import training_data
 from pose.device import keep_freed_memory, pick_precision
 from pose.history import Row
+from pose.member_key import MemberKey
 from pose.named_runs import NAMED_RUNS
 from pose.training.loop import train
 from pose.training.predict import score_logits
@@ -108,7 +109,9 @@ def our_side(folder: Path, run: str, seed: int, limit: float) -> Iterator[Curve]
     clock = Clock()
     with tempfile.TemporaryDirectory() as cache_root:
         loaded = load_data(folder, recipe.image_size, Path(cache_root))
-        data = training_data(loaded, ours.frozen_recipe("simple_cnn", split_seed=0), 0, CPU)
+        data = training_data(
+            loaded, ours.frozen_recipe("simple_cnn", split_seed=0), MemberKey(0), CPU
+        )
         state = ours.new_state(recipe, loaded.dataset.classes.labels, seed, CPU)
         curve: Curve = []
 

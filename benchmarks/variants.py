@@ -20,6 +20,7 @@ from benchmarks import networks, ours, report
 from pose.data.loaded import load_data
 from pose.data.tensors import training_data
 from pose.device import keep_freed_memory, pick_precision
+from pose.member_key import MemberKey
 from pose.named_runs import NAMED_RUNS
 from pose.training.augment import PRESETS
 from pose.training.loop import train
@@ -86,7 +87,7 @@ def train_variant(
         PRESETS["variant"] = dataclasses.replace(PRESETS[recipe.augmentation], **variant.preset)
         recipe = dataclasses.replace(recipe, augmentation="variant")
     loaded = load_data(folder, recipe.image_size, cache_root)
-    data = training_data(loaded, recipe, seed, CPU)
+    data = training_data(loaded, recipe, MemberKey(seed), CPU)
     labels = loaded.dataset.classes.labels
 
     def build() -> ImageClassifier:

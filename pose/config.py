@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from pose.errors import InputError, known
+from pose.member_key import MemberKey
 
 OPTIMIZERS = ("adam", "adamw", "muon")
 SCHEDULES = ("constant", "cosine", "one_cycle")
@@ -104,6 +105,9 @@ class Recipe:
         "none", f"class weights in the loss: {', '.join(CLASS_WEIGHTINGS)}", no_op="none"
     )
     val_fraction: float = setting(0.2, "part of the labelled images used for validation")
+    folds: int = setting(
+        0, "members per seed, each validated on its own fold; 0: one, on val_fraction", no_op=0
+    )
     split_seed: int | None = setting(
         0, "seed of the split, shared by all seeds; none: each its own"
     )
@@ -116,13 +120,16 @@ class Recipe:
             _check("image_size", self.image_size, 16 <= self.image_size <= 2048, "in [16, 2048]")
         _check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         _check("num_epochs", self.num_epochs, self.num_epochs >= 1, "at least 1")
-        if self.budget is not None:
-            share = self.budget_seconds() / len(self.seeds)
+        _check("folds", self.folds, self.folds == 0 or self.folds >= 2, "0 or at least 2")
+        share = self.member_seconds()
+        if share is not None:
+            num_members = len(self.members(self.seeds))
             _check(
                 "budget",
                 self.budget,
                 share >= MIN_SEED_SECONDS,
-                f"at least {MIN_SEED_SECONDS} seconds for each of {len(self.seeds)} seeds",
+                f"at least {MIN_SEED_SECONDS} seconds for each of {num_members} "
+                f"{'members' if self.folds else 'seeds'}",
             )
         _check("patience", self.patience, self.patience >= 0, "at least 0")
         _check("val_fraction", self.val_fraction, 0 < self.val_fraction < 1, "in (0, 1)")
@@ -158,22 +165,29 @@ class Recipe:
         """The seeds as they are typed: `76,100,123`."""
         return ",".join(map(str, self.seeds))
 
+    def members(self, seeds: tuple[int, ...]) -> tuple[MemberKey, ...]:
+        """The members that these seeds promise: one each, or one per fold."""
+        folds = range(1, self.folds + 1) if self.folds else (0,)
+        return tuple(MemberKey(seed, fold) for seed in seeds for fold in folds)
+
     def budget_seconds(self) -> float:
-        """The budget for all seeds in seconds.
+        """The budget for all members in seconds.
 
         Raises:
             InputError: there is none, or it is not a number with a unit.
         """
         return parse_time("budget", self.budget or "")
 
-    def seed_seconds(self) -> float | None:
-        """Each seed's share of the budget in seconds; None without one."""
-        return None if self.budget is None else self.budget_seconds() / len(self.seeds)
+    def member_seconds(self) -> float | None:
+        """Each member's share of the budget in seconds; None without one."""
+        if self.budget is None:
+            return None
+        return self.budget_seconds() / len(self.members(self.seeds))
 
     def identity(self) -> dict[str, Any]:
         """What two runs must share to be one: every setting that does something, except the seeds.
 
-        A budget counts as each seed's share of it.
+        A budget counts as each member's share of it.
         """
         settings = {
             field.name: getattr(self, field.name)
@@ -182,7 +196,9 @@ class Recipe:
         }
         del settings["seeds"]
         if self.budget is not None:
-            settings["budget"] = self.seed_seconds()
+            settings["budget"] = self.member_seconds()
+        if self.folds:
+            del settings["val_fraction"]
         return settings
 
     def digest(self) -> str:
@@ -234,7 +250,7 @@ class Setup(ComputeSetup):
         InputError: an unknown model format, or settings that exclude each other.
     """
 
-    output_root: str = setting("outputs", "folder for the seeds' folders <run_name>/seed_<seed>")
+    output_root: str = setting("outputs", "folder for the members' folders <run_name>/seed_<seed>")
     run_name: str | None = setting(None, "name of the run; default: the named run, else the model")
     model_format: str = setting("pickle", f"format of models in MLflow: {', '.join(MODEL_FORMATS)}")
     fresh: bool = setting(False, "begin anew where an unfinished run would be continued")

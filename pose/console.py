@@ -8,7 +8,8 @@ from tqdm import tqdm
 from pose.config import Recipe, typed
 from pose.display import BatchProgress
 from pose.history import Row
-from pose.results import RunResult, SweepResult, Vote
+from pose.member_key import MemberKey
+from pose.results import RunResult, SweepResult, Vote, spread
 
 
 class Console:
@@ -41,28 +42,28 @@ class Console:
         self._advance("checking images", done, total)
 
     def start_seed(
-        self, seed: int, recipe: Recipe, num_epochs_done: int, time_limit: float | None
+        self, member: MemberKey, recipe: Recipe, num_epochs_done: int, time_limit: float | None
     ) -> BatchProgress:
-        """A seed begins or goes on; returns what to call after each batch."""
+        """A member begins or goes on; returns what to call after each batch."""
         limit = f"at most {recipe.num_epochs} epochs"
         if time_limit is not None:
             limit = f"for {time_limit:.0f} s"
         start = f", continued after epoch {num_epochs_done}" if num_epochs_done else ""
-        self.say(f"seed {seed}: {recipe.model} at {recipe.image_size} px, {limit}{start}")
+        self.say(f"{member}: {recipe.model} at {recipe.image_size} px, {limit}{start}")
         epoch = num_epochs_done + 1
 
         def progress(done: int, total: int) -> None:
             nonlocal epoch
-            self._advance(f"seed {seed} epoch {epoch}", done, total, unit="batch", is_quiet=True)
+            self._advance(f"{member} epoch {epoch}", done, total, unit="batch", is_quiet=True)
             epoch += done == total
 
         return progress
 
-    def show_epoch(self, seed: int, row: Row, best_epoch: int) -> None:
+    def show_epoch(self, member: MemberKey, row: Row, best_epoch: int) -> None:
         """An epoch is complete: one line."""
         mark = " *" if best_epoch == row["epoch"] else ""
         self.say(
-            f"seed {seed} epoch {row['epoch']:>3}  "
+            f"{member} epoch {row['epoch']:>3}  "
             f"train loss {row['train_loss']:.4f} f1 {row['train_f1']:.4f}  "
             f"val loss {row['val_loss']:.4f} f1 {row['val_f1']:.4f}  "
             f"{row['epoch_seconds']:.1f} s, {row['images_per_second']:.0f} images/s{mark}"
@@ -87,8 +88,17 @@ class Console:
 
     def show_summary(self, result: RunResult) -> None:
         """A run is finished: mean, folder, and how to look at it."""
+        scored = result.out_of_fold
+        of = f"{len(result.members)} {'members' if scored else 'seeds'}"
+        out_of_fold = ""
+        if scored:
+            seeds = spread([own["f1"] for own in scored.seeds.values()])
+            out_of_fold = (
+                f"\nout of fold, {len(scored.predictions.ids)} rows: macro F1 of a seed {seeds}, "
+                f"of the ensemble {scored.ensemble['f1']:.4f}"
+            )
         self.say(
-            f"\nval_f1 of {len(result.seeds)} seeds: {result.val_f1()}"
+            f"\nval_f1 of {of}: {result.val_f1()}{out_of_fold}"
             f"\nfiles: {result.folder}"
             f"\ncompare the seeds: mlflow ui, then {result.seeds_page}"
         )

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from pose.config import Recipe
 from pose.history import Row
+from pose.member_key import MemberKey
 
 # Called after each batch with the number of batches done and in all.
 BatchProgress = Callable[[int, int], None]
@@ -29,11 +30,11 @@ class Display(Protocol):
         """Batches predicted."""
 
     def start_seed(
-        self, seed: int, recipe: Recipe, num_epochs_done: int, time_limit: float | None
+        self, member: MemberKey, recipe: Recipe, num_epochs_done: int, time_limit: float | None
     ) -> BatchProgress:
-        """A seed begins or goes on; returns what to call after each batch."""
+        """A member begins or goes on; returns what to call after each batch."""
 
-    def show_epoch(self, seed: int, row: Row, best_epoch: int) -> None:
+    def show_epoch(self, member: MemberKey, row: Row, best_epoch: int) -> None:
         """An epoch is complete."""
 
 
@@ -56,12 +57,12 @@ class NoDisplay:
         """Nothing."""
 
     def start_seed(
-        self, seed: int, recipe: Recipe, num_epochs_done: int, time_limit: float | None
+        self, member: MemberKey, recipe: Recipe, num_epochs_done: int, time_limit: float | None
     ) -> BatchProgress:
         """Returns a callback that shows nothing."""
         return lambda done, total: None
 
-    def show_epoch(self, seed: int, row: Row, best_epoch: int) -> None:
+    def show_epoch(self, member: MemberKey, row: Row, best_epoch: int) -> None:
         """Nothing."""
 
 
@@ -92,11 +93,11 @@ class ForwardingDisplay:
         self._display.predict_progress(done, total)
 
     def start_seed(
-        self, seed: int, recipe: Recipe, num_epochs_done: int, time_limit: float | None
+        self, member: MemberKey, recipe: Recipe, num_epochs_done: int, time_limit: float | None
     ) -> BatchProgress:
-        """A seed begins or goes on."""
-        return self._display.start_seed(seed, recipe, num_epochs_done, time_limit)
+        """A member begins or goes on."""
+        return self._display.start_seed(member, recipe, num_epochs_done, time_limit)
 
-    def show_epoch(self, seed: int, row: Row, best_epoch: int) -> None:
+    def show_epoch(self, member: MemberKey, row: Row, best_epoch: int) -> None:
         """An epoch is complete."""
-        self._display.show_epoch(seed, row, best_epoch)
+        self._display.show_epoch(member, row, best_epoch)

@@ -29,6 +29,12 @@ class MemberKey:
         return {"seed": str(self.seed), **({"fold": str(self.fold)} if self.fold else {})}
 
     @classmethod
+    def from_folder(cls, name: str) -> "MemberKey":
+        """What `folder` named."""
+        words = name.split("_")
+        return cls(int(words[1]), int(words[3]) if len(words) > 2 else 0)
+
+    @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> "MemberKey":
         """What `tags` made, also from before there were folds."""
         return cls(int(tags["seed"]), int(tags.get("fold", 0)))

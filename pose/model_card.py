@@ -22,6 +22,7 @@ class ModelCard:
         names: one per class, for people.
         mirrors: class index of each class's mirror image, or -1.
         run: name of the run that it belongs to.
+        fold: the fold that validated it, counted from 1; 0: its run has no folds.
         val_f1: best validation macro-F1, at `best_epoch` (counted from 1).
         dataset_digest: of the data that it was trained on.
         recipe: every setting by name.
@@ -41,6 +42,7 @@ class ModelCard:
     dataset_digest: str
     recipe: dict[str, Any]
     weights_sha256: str = ""
+    fold: int = 0
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pose.data.split import split_rows, unvalidated_classes
 from pose.data.tensors import framing_of
 from pose.device import describe, pick_device, pick_precision
 from pose.errors import InputError, first_few, known, one_line, printable
+from pose.member_key import MemberKey
 from pose.named_runs import ResolvedRun
 from pose.training.augment import PRESETS
 from pose_models import build_model, check_model_name, own_image_size
@@ -56,8 +57,8 @@ class Plan:
                 for its classes.
         """
         dataset.raise_if_fatal()
-        for seed in self.recipe.seeds:
-            split_rows(dataset.labels, self.recipe, seed)
+        for member in self.recipe.members(self.recipe.seeds):
+            split_rows(dataset.labels, self.recipe, member)
         _check_model(self.recipe, dataset.classes.labels)
 
     def warnings(self, dataset: Dataset) -> list[str]:
@@ -73,8 +74,10 @@ class Plan:
         ]
 
     def tags(self) -> dict[str, str]:
-        """The tags of the run, its seeds and their models in MLflow."""
+        """The tags of the run and its members in MLflow."""
+        folds = {"folds": str(self.recipe.folds)} if self.recipe.folds else {}
         return {
+            **folds,
             "run": self.run.name,
             "model": self.recipe.model,
             "recipe": self.run.title(),
@@ -82,12 +85,15 @@ class Plan:
             "model_format": self.setup.model_format,
         }
 
-    def params(self, seed: int) -> dict[str, Any]:
-        """The parameters of a seed in MLflow: every setting that decides what it learns."""
+    def params(self, member: MemberKey) -> dict[str, Any]:
+        """The parameters of a member in MLflow: every setting that decides what it learns."""
+        return {**member.tags(), **self.shared_params()}
+
+    def shared_params(self) -> dict[str, Any]:
+        """The parameters that all members have."""
         params = dataclasses.asdict(self.recipe)
         del params["seeds"]
         return {
-            "seed": seed,
             **params,
             "recipe": self.run.title(),
             "device": self.device,

@@ -8,7 +8,9 @@ from typing import Any
 
 from pose.ensembling.held_out import Decision, HeldOutScore
 from pose.ensembling.members import Member
+from pose.ensembling.out_of_fold import OutOfFold
 from pose.history import Row
+from pose.member_key import MemberKey
 
 # Why a seed may have ended for good; with any other reason it can be continued.
 FINISHED_REASONS = ("epochs", "budget", "patience")
@@ -16,9 +18,10 @@ FINISHED_REASONS = ("epochs", "budget", "patience")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeedResult:
-    """How a seed ended.
+    """How a member ended.
 
     Attributes:
+        fold: the fold that validated it, counted from 1; 0: its run has no folds.
         stop_reason: one of `FINISHED_REASONS`, or why it can be continued.
         best_epoch: counted from 1; 0 where not one epoch is complete.
         val_f1: the best validation macro-F1.
@@ -34,6 +37,12 @@ class SeedResult:
     seconds: float
     session_seconds: float
     history: list[Row]
+    fold: int = 0
+
+    @property
+    def key(self) -> MemberKey:
+        """Which member of its run."""
+        return MemberKey(self.seed, self.fold)
 
     @property
     def is_finished(self) -> bool:
@@ -70,18 +79,20 @@ class RunResult:
     Attributes:
         run_id: of the parent run in MLflow.
         stop_reason: None if all seeds are finished, else why it stopped.
-        seeds_page: address of the page that compares the seeds.
+        seeds_page: address of the page that compares the members.
+        out_of_fold: the scores over all folds; None without folds, or before a seed has them all.
     """
 
     run_id: str
     folder: Path
-    seeds: list[SeedResult]
+    members: list[SeedResult]
     stop_reason: str | None
     seeds_page: str
+    out_of_fold: OutOfFold | None = None
 
     def val_f1(self) -> Spread:
-        """Mean and standard deviation of the best val_f1 over the seeds."""
-        return spread([seed.val_f1 for seed in self.seeds])
+        """Mean and standard deviation of the best val_f1 over the members."""
+        return spread([member.val_f1 for member in self.members])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

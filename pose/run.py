@@ -1,8 +1,8 @@
-"""A run: all its seeds under one parent, begun or continued, and their summary."""
+"""A run: all its members under one parent, begun or continued, and their summary."""
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,16 @@ from pose.data.source import DEMO_MARKER, find_dataset
 from pose.data.tensors import framing_of
 from pose.device import describe, keep_freed_memory
 from pose.display import Display
+from pose.ensembling.out_of_fold import OutOfFold, score_folds
 from pose.errors import InputError, one_line
 from pose.files import locked, write_text
+from pose.member_key import MemberKey
 from pose.plan import Plan
+from pose.predictions import Predictions, read_predictions, write_predictions
 from pose.reports import plots
 from pose.reports.notes import describe_seeds
 from pose.results import RunResult, SeedResult, spread
+from pose.seeds import folder as seed_folder
 from pose.seeds.engines import Budget, train_here
 from pose.seeds.job import SeedJob
 from pose.stop import Stop, ending
@@ -25,10 +29,11 @@ from pose.tracking import DataRecord, RunRecord, RunRequest, SeedRecord, Tracker
 
 # Says in a run's folder which run it belongs to.
 OWNER_FILE = "training.json"
+OUT_OF_FOLD = "out_of_fold.csv"
 
 
 def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> RunResult:
-    """Train the seeds of a run, or those that an unfinished run of the same identity lacks.
+    """Train the members of a run, or those that an unfinished run of the same identity lacks.
 
     Raises:
         InputError: nothing to train on, a value that cannot be used, or a run of that name that
@@ -50,11 +55,12 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
             record.log_text(loaded.dataset.report(), "data_report.txt")
             # A store that refuses is found before training; one that is away is waited for.
             record.settle()
-            results = _train_seeds(plan, loaded, record, display, stop)
+            results = _train_members(plan, loaded, record, display, stop)
             finished = [result for result in results if result.is_finished]
+            out_of_fold = _score_folds(plan, record, finished)
             if finished:
-                _log_summary(plan, record, finished)
-        is_complete = len(finished) == len(record.seeds)
+                _log_summary(plan, record, finished, out_of_fold)
+        is_complete = len(finished) == len(plan.recipe.members(record.seeds))
         if is_complete:
             record.complete()
         else:
@@ -62,9 +68,10 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
     return RunResult(
         run_id=record.run_id,
         folder=plan.folder,
-        seeds=results,
+        members=results,
         stop_reason=None if is_complete else stop(),
         seeds_page=record.seeds_page(),
+        out_of_fold=out_of_fold,
     )
 
 
@@ -99,7 +106,7 @@ def _request(plan: Plan, loaded: LoadedData) -> RunRequest:
         seeds=plan.recipe.seeds,
         add_seeds=plan.setup.add_seeds,
         fresh=plan.setup.fresh,
-        settings=plan.params(seed=0) | {"seed": None},
+        settings=plan.shared_params(),
         folder=plan.folder,
         tags={
             **_tags(plan, loaded),
@@ -113,9 +120,9 @@ def _tags(plan: Plan, loaded: LoadedData) -> dict[str, str]:
     return {**plan.tags(), **({"data": "demo: the figures are drawn"} if is_drawn else {})}
 
 
-def _params(plan: Plan, loaded: LoadedData, seed: int) -> dict[str, Any]:
+def _params(plan: Plan, loaded: LoadedData, member: MemberKey) -> dict[str, Any]:
     return {
-        **plan.params(seed),
+        **plan.params(member),
         "num_classes": len(loaded.dataset.classes),
         "num_images": len(loaded.dataset.ids),
         "dataset": loaded.dataset.folder.absolute(),
@@ -123,14 +130,15 @@ def _params(plan: Plan, loaded: LoadedData, seed: int) -> dict[str, Any]:
     }
 
 
-def _train_seeds(
+def _train_members(
     plan: Plan, loaded: LoadedData, record: RunRecord, display: Display, stop: Stop
 ) -> list[SeedResult]:
-    """The results of the seeds in their order, up to the first that was asked to stop."""
-    finished = record.finished_seeds()
-    for seed in record.seeds:
-        if seed in finished:
-            display.say(f"seed {seed}: finished before, val_f1 {finished[seed].val_f1:.4f}")
+    """The results of the members in their order, up to the first that was asked to stop."""
+    finished = record.finished_members()
+    promised = plan.recipe.members(record.seeds)
+    for key in promised:
+        if key in finished:
+            display.say(f"{key}: finished before, val_f1 {finished[key].val_f1:.4f}")
     labels_of = loaded.dataset.classes.labels
     data = DataRecord(
         ids=loaded.dataset.ids,
@@ -140,29 +148,30 @@ def _train_seeds(
     )
 
     def open_tracker(job: SeedJob) -> SeedRecord:
-        params = _params(plan, loaded, job.seed)
+        params = _params(plan, loaded, job.key)
         return record.open_seed(job, _tags(plan, loaded), params, data)
 
     results = dict(finished)
-    jobs = [_job(plan, loaded, seed) for seed in record.seeds if seed not in finished]
-    budget = _budget(plan, record, finished)
+    jobs = [_job(plan, loaded, key) for key in promised if key not in finished]
+    budget = _budget(plan, len(promised), finished.values())
     for result in train_here(jobs, open_tracker, display, stop, loaded=loaded, budget=budget):
-        results[result.seed] = result
+        results[result.key] = result
         if result.is_finished:
             display.say(
-                f"seed {result.seed}: val_f1 {result.val_f1:.4f} at epoch {result.best_epoch} of "
+                f"{result.key}: val_f1 {result.val_f1:.4f} at epoch {result.best_epoch} of "
                 f"{result.num_epochs} ({result.stop_reason}), {result.seconds:.0f} s"
             )
-    return [results[seed] for seed in record.seeds if seed in results]
+    return [results[key] for key in promised if key in results]
 
 
-def _job(plan: Plan, loaded: LoadedData, seed: int) -> SeedJob:
+def _job(plan: Plan, loaded: LoadedData, member: MemberKey) -> SeedJob:
     return SeedJob(
         run=plan.run.name,
         recipe=plan.recipe,
-        seed=seed,
+        seed=member.seed,
+        fold=member.fold,
         dataset=loaded.dataset.folder,
-        output=plan.folder / f"seed_{seed}",
+        output=plan.folder / member.folder,
         cache_root=plan.cache_root,
         num_workers=plan.setup.num_workers,
         device=plan.setup.device,
@@ -170,38 +179,75 @@ def _job(plan: Plan, loaded: LoadedData, seed: int) -> SeedJob:
     )
 
 
-def _budget(plan: Plan, record: RunRecord, finished: dict[int, SeedResult]) -> Budget | None:
-    """The time that the recipe's budget has for the seeds to come.
+def _budget(plan: Plan, num_members: int, finished: Iterable[SeedResult]) -> Budget | None:
+    """The time that the recipe's budget has for the members to come.
 
-    An added seed has as much as each of the first had.
+    An added one has as much as each of the first had.
     """
-    share = plan.recipe.seed_seconds()
+    share = plan.recipe.member_seconds()
     if share is None:
         return None
-    budget = Budget(share * len(record.seeds), len(record.seeds))
-    for result in finished.values():
+    budget = Budget(share * num_members, num_members)
+    for result in finished:
         budget.spend(result.seconds)
     return budget
 
 
-def _log_summary(plan: Plan, record: RunRecord, finished: list[SeedResult]) -> None:
-    """The seeds together: mean, spread, table, bands."""
+def _score_folds(plan: Plan, record: RunRecord, finished: Sequence[SeedResult]) -> OutOfFold | None:
+    """The scores over all folds; None without folds, or before a seed has them all."""
+    if not plan.recipe.folds:
+        return None
+    predictions = {result.key: _val_predictions(plan, record, result.key) for result in finished}
+    return score_folds(predictions, plan.recipe.folds)
+
+
+def _val_predictions(plan: Plan, record: RunRecord, member: MemberKey) -> Predictions:
+    """Those of a finished member: in its folder, or in MLflow where that is gone."""
+    path = plan.folder / member.folder / seed_folder.VAL_PREDICTIONS
+    if not path.exists():
+        path = record.fetch_val_predictions(member, path.parent)
+    return read_predictions(path)
+
+
+def _log_summary(
+    plan: Plan, record: RunRecord, finished: list[SeedResult], out_of_fold: OutOfFold | None
+) -> None:
+    """The members together: mean, spread, table, bands, and the scores over all folds."""
     val_f1 = spread([result.val_f1 for result in finished])
     best = max(finished, key=lambda result: result.val_f1)
     path = plan.folder / "seeds.png"
-    histories = {result.seed: result.history for result in finished}
-    title = f"{plan.run.name}: {len(finished)} seeds"
+    histories = {result.key: result.history for result in finished}
+    title = f"{plan.run.name}: {len(finished)} {'members' if plan.recipe.folds else 'seeds'}"
     plots.write_figure(lambda: plots.plot_seeds(histories, title), path)
     record.log_file(path)
+    if out_of_fold:
+        path = plan.folder / OUT_OF_FOLD
+        write_predictions(path, out_of_fold.predictions)
+        record.log_file(path)
     record.log_summary(
         metrics={
             "val_f1_mean": val_f1.mean,
             "val_f1_std": val_f1.std,
             "val_f1_best": best.val_f1,
+            **(_fold_metrics(out_of_fold) if out_of_fold else {}),
         },
-        tags={"best_seed": str(best.seed)},
-        note=describe_seeds(plan.run, finished, len(record.seeds)),
+        tags={f"best_{name}": value for name, value in best.key.tags().items()},
+        note=describe_seeds(
+            plan.run, finished, len(plan.recipe.members(record.seeds)), out_of_fold
+        ),
     )
+
+
+def _fold_metrics(out_of_fold: OutOfFold) -> dict[str, float]:
+    """The scores over all folds as metrics of the run."""
+    seeds = spread([scores["f1"] for scores in out_of_fold.seeds.values()])
+    return {
+        **{f"oof_{name}": value for name, value in out_of_fold.ensemble.items()},
+        **{f"oof_f1/seed_{seed}": scores["f1"] for seed, scores in out_of_fold.seeds.items()},
+        "oof_f1_mean": seeds.mean,
+        "oof_f1_std": seeds.std,
+        "fold_f1_std": spread(list(out_of_fold.folds.values())).std,
+    }
 
 
 @contextmanager

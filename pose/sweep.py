@@ -15,6 +15,7 @@ from pose.display import Display, ForwardingDisplay
 from pose.errors import DivergedError, InputError
 from pose.files import write_text
 from pose.history import Row
+from pose.member_key import MemberKey
 from pose.named_runs import NAMED_RUNS, ResolvedRun
 from pose.plan import Plan, make_plan
 from pose.reports.notes import describe_sweep
@@ -246,7 +247,7 @@ class _Watched(ForwardingDisplay):
         self._trial = trial
         self._num_epochs = num_epochs
         self._said = said
-        self._seeds: list[int] = []
+        self._members: list[MemberKey] = []
         self.is_hopeless = False
 
     def say(self, text: str) -> None:
@@ -255,14 +256,14 @@ class _Watched(ForwardingDisplay):
             self._said.add(text)
             super().say(text)
 
-    def show_epoch(self, seed: int, row: Row, best_epoch: int) -> None:
+    def show_epoch(self, member: MemberKey, row: Row, best_epoch: int) -> None:
         """An epoch is complete, and measured against the other trials at the same one."""
-        super().show_epoch(seed, row, best_epoch)
-        if seed not in self._seeds:
-            self._seeds.append(seed)
-        before = self._seeds.index(seed) * self._num_epochs
+        super().show_epoch(member, row, best_epoch)
+        if member not in self._members:
+            self._members.append(member)
+        before = self._members.index(member) * self._num_epochs
         self._trial.report(row["val_f1"], before + int(row["epoch"]))
-        # A seed's last epoch decides nothing: what is trained may as well be kept.
+        # A member's last epoch decides nothing: what is trained may as well be kept.
         is_last = int(row["epoch"]) == self._num_epochs
         self.is_hopeless = not is_last and self._trial.should_prune()
 

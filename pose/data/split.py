@@ -1,10 +1,13 @@
 """Which labelled rows train and which validate."""
 
+import warnings
+
 import numpy as np
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from pose.config import Recipe
 from pose.errors import InputError
+from pose.member_key import MemberKey
 
 
 def split_indices(
@@ -51,21 +54,62 @@ def split_indices(
     return np.sort(np.concatenate([train, rows[single]])), np.sort(val)
 
 
-def split_rows(labels: np.ndarray, recipe: Recipe, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The split of a seed by its recipe: the shared one, or its own if `split_seed` is None.
+def fold_of_rows(labels: np.ndarray, *, folds: int, split_seed: int) -> np.ndarray:
+    """A stratified assignment of rows to folds by scikit-learn's `StratifiedKFold`.
 
-    Returns and raises as `split_indices` does.
+    Args:
+        labels: `(N,)` class indices.
+        split_seed: the same seed on the same labels gives the same folds.
+
+    Returns:
+        `(N,)` int64, the fold that each row validates, from 1 to `folds`; 0 for rows of a class
+        with a single example, which always train. A class with fewer rows than there are folds
+        has none in some of them.
+
+    Raises:
+        InputError: no class has as many rows as there are folds.
     """
-    split_seed = seed if recipe.split_seed is None else recipe.split_seed
-    return split_indices(labels, val_fraction=recipe.val_fraction, split_seed=split_seed)
+    counts = np.bincount(labels)
+    if counts.max() < folds:
+        raise InputError(
+            f"folds must be at most the number of images of the largest class, {counts.max()}, "
+            f"got {folds}"
+        )
+    eligible = np.flatnonzero(counts[labels] > 1)
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=split_seed)
+    assigned = np.zeros(len(labels), dtype=np.int64)
+    with warnings.catch_warnings():
+        # Rare classes are ours to name: `unvalidated_classes`.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        for fold, (_, val) in enumerate(splitter.split(eligible, labels[eligible]), start=1):
+            assigned[eligible[val]] = fold
+    return assigned
+
+
+def split_rows(
+    labels: np.ndarray, recipe: Recipe, member: MemberKey
+) -> tuple[np.ndarray, np.ndarray]:
+    """The split of a member by its recipe: the shared one, or its seed's if `split_seed` is None.
+
+    Returns:
+        Row indices `(num_train,)` and `(num_val,)`, both ascending, together every row once.
+
+    Raises:
+        InputError: too few rows.
+    """
+    split_seed = member.seed if recipe.split_seed is None else recipe.split_seed
+    if not recipe.folds:
+        return split_indices(labels, val_fraction=recipe.val_fraction, split_seed=split_seed)
+    validates = fold_of_rows(labels, folds=recipe.folds, split_seed=split_seed) == member.fold
+    return np.flatnonzero(~validates), np.flatnonzero(validates)
 
 
 def unvalidated_classes(labels: np.ndarray, recipe: Recipe) -> list[int]:
-    """The classes that have no row that validates, in the split of a seed or the shared one."""
+    """The classes that a seed, or the shared split, has no row of that validates a member."""
     seeds = recipe.seeds if recipe.split_seed is None else recipe.seeds[:1]
     classes = set(labels.tolist())
     missing: set[int] = set()
     for seed in seeds:
-        _, val = split_rows(labels, recipe, seed)
-        missing |= classes - set(labels[val].tolist())
+        vals = [split_rows(labels, recipe, member)[1] for member in recipe.members((seed,))]
+        missing |= classes - set(labels[np.concatenate(vals)].tolist())
     return sorted(missing)

@@ -1,4 +1,4 @@
-"""The tensors that one seed trains on: its split, on its device."""
+"""The tensors that one member trains on: its split, on its device."""
 
 import dataclasses
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from pose.config import Recipe
 from pose.data.loaded import LoadedData
 from pose.data.split import split_rows
+from pose.member_key import MemberKey
 from pose_models import Framing
 
 
@@ -36,10 +37,10 @@ def framing_of(recipe: Recipe) -> Framing:
 
 
 def training_data(
-    loaded: LoadedData, recipe: Recipe, seed: int, device: torch.device
+    loaded: LoadedData, recipe: Recipe, member: MemberKey, device: torch.device
 ) -> TrainingData:
-    """The split of `seed` on `device`: the shared one, or its own if `split_seed` is None."""
-    train_rows, val_rows = split_rows(loaded.dataset.labels, recipe, seed)
+    """The split of `member` on `device`, as `split_rows` makes it."""
+    train_rows, val_rows = split_rows(loaded.dataset.labels, recipe, member)
     labels = torch.zeros(len(loaded.images), dtype=torch.int64)
     labels[torch.from_numpy(loaded.rows)] = torch.from_numpy(loaded.dataset.labels)
     return TrainingData(

@@ -5,44 +5,82 @@ import io
 
 from pose.config import typed
 from pose.ensembling.held_out import Decision
+from pose.ensembling.out_of_fold import OutOfFold
 from pose.named_runs import NAMED_RUNS, ResolvedRun
 from pose.results import SeedResult, SweepResult, Vote, spread
 
 
-def describe_seeds(resolved: ResolvedRun, results: list[SeedResult], num_promised: int) -> str:
-    """A run: its recipe and a table of its finished seeds."""
-    published = NAMED_RUNS[resolved.base].val_f1 if resolved.base else {}
+def describe_seeds(
+    resolved: ResolvedRun,
+    results: list[SeedResult],
+    num_promised: int,
+    out_of_fold: OutOfFold | None = None,
+) -> str:
+    """A run: its recipe, the scores over all folds, and a table of its finished members."""
+    members = "members" if resolved.recipe.folds else "seeds"
     budget = resolved.recipe.budget
     bought = ""
     if budget:
         seconds = sum(result.seconds for result in results)
         epochs = sum(result.num_epochs for result in results) / len(results)
         bought = (
-            f" The budget of {budget} bought {epochs:.1f} epochs per seed, {seconds / 60:.1f} "
-            "minutes in all; the last epoch of a seed ends where its time does."
+            f" The budget of {budget} bought {epochs:.1f} epochs per {members[:-1]}, "
+            f"{seconds / 60:.1f} minutes in all; the last epoch of each ends where its time does."
         )
     lines = [
         f"### {resolved.name}: {resolved.title()}",
         "",
-        f"Validation macro F1 of {len(results)} of {num_promised} seeds: "
-        f"**{spread([result.val_f1 for result in results])}** (mean ± standard deviation). Each "
-        "seed's best epoch was chosen on the same validation images, so new images score a little "
-        "lower." + bought,
+        f"Validation macro F1 of {len(results)} of {num_promised} {members}: "
+        f"**{spread([result.val_f1 for result in results])}** (mean ± standard deviation). The "
+        f"best epoch of each was chosen on the same validation images, so new images score a "
+        "little lower." + bought,
         "",
-        "| seed | val_f1 | best epoch | epochs | ended by | minutes |"
+        *(_fold_lines(out_of_fold) if out_of_fold else []),
+        *_member_table(resolved, results),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _member_table(resolved: ResolvedRun, results: list[SeedResult]) -> list[str]:
+    """A row per member; beside the original's score where it trained the same."""
+    has_folds = resolved.recipe.folds > 0
+    published = NAMED_RUNS[resolved.base].val_f1 if resolved.base and not has_folds else {}
+    first = "member" if has_folds else "seed"
+    lines = [
+        f"| {first} | val_f1 | best epoch | epochs | ended by | minutes |"
         + (" original's val_f1 |" if published else ""),
         "|---|---|---|---|---|---|" + ("---|" if published else ""),
     ]
     for result in results:
         line = (
-            f"| {result.seed} | {result.val_f1:.4f} | {result.best_epoch} | {result.num_epochs} "
-            f"| {result.stop_reason} | {result.seconds / 60:.1f} |"
+            f"| {result.key if result.fold else result.seed} | {result.val_f1:.4f} "
+            f"| {result.best_epoch} | {result.num_epochs} | {result.stop_reason} "
+            f"| {result.seconds / 60:.1f} |"
         )
         if published:
             original = published.get(result.seed)
             line += f" {original:.6f} |" if original else " |"
         lines.append(line)
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def _fold_lines(out_of_fold: OutOfFold) -> list[str]:
+    """The scores over all folds, each row predicted by members that did not train on it."""
+    num_rows, num_seeds = len(out_of_fold.predictions.ids), len(out_of_fold.seeds)
+    folds = spread(list(out_of_fold.folds.values()))
+    lines = [
+        f"Out of fold, {num_rows} rows, each predicted by the members that did not train on it: "
+        f"the ensemble of {num_seeds} seeds has macro F1 **{out_of_fold.ensemble['f1']:.4f}**. "
+        f"Over the {folds.num} folds a member's macro F1 is {folds} (mean over the seeds).",
+        "",
+        "| out of fold | macro F1 | accuracy | NLL | ECE |",
+        "|---|---|---|---|---|",
+    ]
+    rows = {f"seed {seed}": scores for seed, scores in out_of_fold.seeds.items()}
+    for name, scores in {**rows, "ensemble": out_of_fold.ensemble}.items():
+        values = " | ".join(f"{scores[metric]:.4f}" for metric in ("f1", "acc", "nll", "ece"))
+        lines.append(f"| {name} | {values} |")
+    return [*lines, ""]
 
 
 def describe_sweep(sweep: SweepResult) -> str:
@@ -115,7 +153,17 @@ def members_csv(vote: Vote) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        ["run", "seed", "model", "version", "val_f1", "shared_rows_f1", "agreement", "trained_as"]
+        [
+            "run",
+            "seed",
+            "fold",
+            "model",
+            "version",
+            "val_f1",
+            "shared_rows_f1",
+            "agreement",
+            "trained_as",
+        ]  # fmt: skip
     )
     shared = vote.score.members or [None] * len(vote.members)
     for member, share, own in zip(vote.members, vote.agreement, shared, strict=True):
@@ -124,6 +172,7 @@ def members_csv(vote: Vote) -> str:
             [
                 registered.run,
                 registered.seed,
+                registered.fold or "",
                 member.card.model,
                 registered.uri,
                 f"{member.card.val_f1:.6f}",

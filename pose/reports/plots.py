@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from pose.files import atomic_path
 from pose.history import Row
+from pose.member_key import MemberKey
 from pose.reports.fonts import drawable
 
 TRAIN_COLOR = "#7f8c9b"
@@ -89,18 +90,18 @@ def plot_confusion(confusion: np.ndarray, names: tuple[str, ...], title: str) ->
     return figure
 
 
-def plot_seeds(histories: dict[int, list[Row]], title: str) -> Figure:
-    """Validation F1 and loss of all seeds with their mean and band, and the best F1 of each.
+def plot_seeds(histories: dict[MemberKey, list[Row]], title: str) -> Figure:
+    """Validation F1 and loss of all members with their mean and band, and the best F1 of each.
 
-    The axes cover the later half of the epochs: what tells seeds apart is not the first ones.
+    The axes cover the later half of the epochs: what tells them apart is not the first ones.
     """
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     figure.suptitle(title)
     f1_axes, loss_axes, best_axes = figure.subplots(1, 3, width_ratios=(3, 3, 2))
     for axes, metric, name in ((f1_axes, "val_f1", "macro F1"), (loss_axes, "val_loss", "loss")):
         curves = [[row[metric] for row in history] for history in histories.values()]
-        for seed, curve in zip(histories, curves, strict=True):
-            axes.plot(range(1, len(curve) + 1), curve, linewidth=1, alpha=0.8, label=f"seed {seed}")
+        for key, curve in zip(histories, curves, strict=True):
+            axes.plot(range(1, len(curve) + 1), curve, linewidth=1, alpha=0.8, label=str(key))
         # Seeds that stopped early leave the band: it covers the epochs that all have.
         shared = min(map(len, curves))
         if len(curves) > 1 and shared > 1:

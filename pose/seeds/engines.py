@@ -72,7 +72,7 @@ def train_here(
         try:
             result = train_seed(job, loaded, open_tracker(job), display, stop)
         except DivergedError as error:
-            raise DivergedError(f"seed {job.seed}: {error}") from error
+            raise DivergedError(f"{job.key}: {error}") from error
         if budget is not None:
             elapsed = time.monotonic() - started
             budget.spend(result.seconds, elapsed - result.session_seconds)

@@ -1,6 +1,6 @@
-"""The folder that one seed leaves behind: its names, and what can be read back.
+"""The folder that one member leaves behind: its names, and what can be read back.
 
-<output_root>/<run_name>/seed_<seed>/
+<output_root>/<run_name>/seed_<seed>/, or seed_<seed>_fold_<fold>/
   last_ckpt.pth           to continue from; previous_ckpt.pth is that of the epoch before
   training_history.csv    one row per epoch
   training_history.png

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from pose.config import Recipe
 from pose.history import Row
+from pose.member_key import MemberKey
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,14 +16,16 @@ class SeedJob:
 
     Attributes:
         run: name of the run that it belongs to.
+        fold: the fold that validates it, counted from 1; 0: the recipe has no folds.
         dataset: the data folder.
-        output: the seed's own folder; a checkpoint in it is continued.
+        output: the member's own folder; a checkpoint in it is continued.
         time_limit: seconds for all of its epochs, instead of the recipe's number of epochs.
     """
 
     run: str
     recipe: Recipe
     seed: int
+    fold: int = 0
     dataset: Path
     output: Path
     cache_root: Path | None = None
@@ -32,9 +35,14 @@ class SeedJob:
     time_limit: float | None = None
 
     @property
+    def key(self) -> MemberKey:
+        """Which member of the run."""
+        return MemberKey(self.seed, self.fold)
+
+    @property
     def title(self) -> str:
         """`ensemble_1, seed 76`."""
-        return f"{self.run}, seed {self.seed}"
+        return f"{self.run}, {self.key}"
 
 
 class SeedTracker(Protocol):

@@ -95,6 +95,7 @@ def model_card(job: SeedJob, state: TrainState, loaded: LoadedData) -> ModelCard
         mirrors=classes.mirrors,
         run=job.run,
         seed=job.seed,
+        fold=job.fold,
         val_f1=state.best_val_f1,
         best_epoch=state.best_epoch,
         dataset_digest=loaded.digest,

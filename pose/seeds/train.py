@@ -67,7 +67,7 @@ def _train(
     recipe = job.recipe
     device = pick_device(job.device)
     precision = pick_precision(job.precision, device)
-    data = training_data(loaded, recipe, job.seed, device)
+    data = training_data(loaded, recipe, job.key, device)
     labels = loaded.dataset.classes.labels
     state = start_state(lambda: build_fitted(recipe, labels, data), recipe, job.seed, device)
     # What a checkpoint must belong to if it is to be continued.
@@ -75,12 +75,13 @@ def _train(
         "recipe": recipe.digest(),
         "seed": job.seed,
         "dataset_digest": loaded.digest,
+        **({"fold": job.fold} if job.fold else {}),
     }
     saved = _find_checkpoint(job, identity, tracker, display)
     if saved is not None:
         state.load_state_dict(saved)
         if saved["precision"] != str(precision):
-            display.say(f"seed {job.seed}: begun in {saved['precision']}, goes on in {precision}")
+            display.say(f"{job.key}: begun in {saved['precision']}, goes on in {precision}")
     tracker.log_epochs(state.history)
     seconds_before = state.seconds
 
@@ -91,17 +92,18 @@ def _train(
         seed_folder.write_checkpoint(job.output, checkpoint)
         seed_folder.write_history(job.output, state.history)
         tracker.log_epochs(state.history)
-        display.show_epoch(job.seed, row, state.best_epoch)
+        display.show_epoch(job.key, row, state.best_epoch)
 
     stop_reason = train(
         Step(state, data, recipe, precision),
         callbacks=[save_then_log],
         stop=stop,
-        progress=display.start_seed(job.seed, recipe, state.num_epochs_done, job.time_limit),
+        progress=display.start_seed(job.key, recipe, state.num_epochs_done, job.time_limit),
         time_limit=job.time_limit,
     )
     result = SeedResult(
         seed=job.seed,
+        fold=job.fold,
         stop_reason=stop_reason,
         best_epoch=state.best_epoch,
         val_f1=state.best_val_f1,
@@ -136,10 +138,10 @@ def _find_checkpoint(
             problems.append(str(error))
             continue
         if problems:
-            display.say(f"warning: {problems[0]}; seed {job.seed} goes on from {path}")
+            display.say(f"warning: {problems[0]}; {job.key} goes on from {path}")
         return saved
     if problems:
-        display.say(f"warning: {problems[0]}; seed {job.seed} begins anew")
+        display.say(f"warning: {problems[0]}; {job.key} begins anew")
     return None
 
 

@@ -13,6 +13,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Run
 
 from pose.errors import InputError
 from pose.history import Row
+from pose.member_key import MemberKey
 from pose.model_card import ModelCard
 from pose.seeds import folder as seed_folder
 from pose.tracking import flavors, packaging, registry
@@ -39,10 +40,10 @@ class Deliveries:
         self._store = store
         self._spool = spool
         self._say = say
-        # By seed, or why there is none.
-        self._models: dict[int, tuple[ImageClassifier, ModelCard] | InputError] = {}
-        self._run_ids: dict[int, str] = {
-            record.values["seed"]: spool.facts(record)["run_id"]
+        # By the member's folder, or why there is none.
+        self._models: dict[str, tuple[ImageClassifier, ModelCard] | InputError] = {}
+        self._run_ids: dict[str, str] = {
+            record.values["member"]: spool.facts(record)["run_id"]
             for record in spool.records("seed")
             if "run_id" in spool.facts(record)
         }
@@ -80,28 +81,28 @@ class Deliveries:
         """Build the models that are still to be registered, before anything is trained."""
         for record in self._spool.waiting():
             if record.do == "results":
-                self.load_model(record.values["seed"])
+                self.load_model(record.values["member"])
 
-    def load_model(self, seed: int) -> tuple[ImageClassifier, ModelCard] | InputError:
-        """The model of a finished seed, built once; why not, where that cannot be.
+    def load_model(self, member: str) -> tuple[ImageClassifier, ModelCard] | InputError:
+        """The model of a finished member, built once; why not, where that cannot be.
 
         For the thread that trains, between two seeds: to build a model draws from the random
         numbers that training draws from.
         """
-        if seed not in self._models:
+        if member not in self._models:
             try:
-                self._models[seed] = seed_folder.read_model(self._spool.folder / f"seed_{seed}")
+                self._models[member] = seed_folder.read_model(self._spool.folder / member)
             except InputError as error:
-                self._models[seed] = error
-        return self._models[seed]
+                self._models[member] = error
+        return self._models[member]
 
-    def fetch(self, seed: int, name: str, folder: Path) -> Path | None:
-        """Bring an artifact of a seed into `folder`; None if there is none, or no answer.
+    def fetch(self, member: str, name: str, folder: Path) -> Path | None:
+        """Bring an artifact of a member into `folder`; None if there is none, or no answer.
 
         Raises:
             StoreError: the store refuses.
         """
-        run_id, client = self._run_ids[seed], self._store.client
+        run_id, client = self._run_ids[member], self._store.client
         try:
             if name not in {artifact.path for artifact in client.list_artifacts(run_id)}:
                 return None
@@ -112,10 +113,10 @@ class Deliveries:
             return None
 
     def _run_id(self, record: Record) -> str:
-        """The run that a record is about: its seed's, or the parent."""
-        seed = record.values.get("seed")
-        if seed is not None:
-            return self._run_ids[seed]
+        """The run that a record is about: its member's, or the parent."""
+        member = record.values.get("member")
+        if member is not None:
+            return self._run_ids[member]
         opened = [other for other in self._spool.records("open") if other.seq < record.seq]
         run_id: str = opened[-1].values["run_id"]
         return run_id
@@ -124,16 +125,16 @@ class Deliveries:
         reopen(self._store, record.values)
 
     def _seed(self, record: Record) -> dict[str, Any]:
-        """The child run of a seed: its unfinished one opened again, or a new one."""
+        """The child run of a member: its unfinished one opened again, or a new one."""
         values, client = record.values, self._store.client
         parent_id = values["tags"][PARENT_TAG]
         found = registry.children(self._store, client.get_run(parent_id))
-        child = {key.seed: run for key, run in found.items()}.get(values["seed"])
+        child = found.get(MemberKey.from_folder(values["member"]))
         if child is None:
             child = client.create_run(
                 values["experiment_id"],
                 start_time=record.at,
-                run_name=f"seed_{values['seed']}",
+                run_name=values["member"],
                 tags=values["tags"],
             )
         else:
@@ -148,7 +149,7 @@ class Deliveries:
         if not (child.inputs and child.inputs.dataset_inputs):
             tag = InputTag(key="mlflow.data.context", value="training and validation")
             client.log_inputs(run_id, [DatasetInput(Dataset(**values["data"]), [tag])])
-        self._run_ids[values["seed"]] = run_id
+        self._run_ids[values["member"]] = run_id
         return {"run_id": run_id}
 
     def _epochs(self, record: Record) -> None:
@@ -181,9 +182,9 @@ class Deliveries:
     def _is_superseded(self, record: Record, name: str) -> bool:
         """Whether a later record brings a newer version of a file, or is going to."""
         later = [r for r in self._spool.records() if r.seq > record.seq]
-        seed = record.values.get("seed")
+        member = record.values.get("member")
         return any(
-            name in r.values.get("files", {}) or (r.do == "seed" and r.values["seed"] == seed)
+            name in r.values.get("files", {}) or (r.do == "seed" and r.values["member"] == member)
             for r in later
         )
 
@@ -213,16 +214,16 @@ class Deliveries:
         if not self._store.search_versions(
             f"name = '{registry.MODEL_NAME}' and run_id = '{run_id}'"
         ):
-            found = self.load_model(values["seed"])
+            found = self.load_model(values["member"])
             if isinstance(found, InputError):
                 self._say(f"warning: {found}; it is not registered")
                 return {"lost": [seed_folder.WEIGHTS]}
             self._register(run, *found, record)
-        self._models.pop(values["seed"], None)
+        self._models.pop(values["member"], None)
         return facts
 
     def _register(self, run: Run, model: ImageClassifier, card: ModelCard, record: Record) -> None:
-        folder = self._spool.folder / f"seed_{record.values['seed']}"
+        folder = self._spool.folder / record.values["member"]
         model_id = self._logged_model(run) or packaging.log_model(
             self._store,
             run.info.run_id,
@@ -239,7 +240,7 @@ class Deliveries:
             model_id,
             {
                 "run": tags["run"],
-                "seed": tags["seed"],
+                **MemberKey.from_tags(tags).tags(),
                 "model": tags["model"],
                 "recipe": tags["recipe"],
                 "val_f1": f"{card.val_f1:.6f}",

@@ -9,7 +9,9 @@ from typing import Any
 from mlflow.entities import Run
 
 from pose.config import typed
+from pose.member_key import MemberKey
 from pose.results import FINISHED_REASONS, SeedResult
+from pose.seeds import folder as seed_folder
 from pose.seeds.job import SeedJob
 from pose.tracking import pages, registry
 from pose.tracking.courier import Courier
@@ -112,31 +114,42 @@ class RunRecord:
         if trouble is not None and not (isinstance(trouble, StoreError) and trouble.is_away):
             raise trouble
 
-    def finished_seeds(self) -> dict[int, SeedResult]:
-        """The seeds that have all they should: a reason to be finished and a registered model.
+    def finished_members(self) -> dict[MemberKey, SeedResult]:
+        """The members that have all they should: a reason to be finished and a registered model.
 
         While the store is away, what the spool says.
         """
         try:
-            return self._recorded_seeds()
+            return self._recorded_members()
         except StoreError as error:
             if not error.is_away:
                 raise
             return spooled_results(self._spool)
 
-    def _recorded_seeds(self) -> dict[int, SeedResult]:
+    def _recorded_members(self) -> dict[MemberKey, SeedResult]:
         registered = {
             version.run_id
             for version in self._store.search_versions(f"name = '{registry.MODEL_NAME}'")
             if version.tags.get("parent_run_id") == self.run_id
         }
-        found = registry.children(self._store, self._store.client.get_run(self.run_id))
         return {
-            key.seed: recorded_result(self._store, child, key.seed)
-            for key, child in found.items()
+            key: recorded_result(self._store, child)
+            for key, child in self._children().items()
             if child.data.tags.get("stop_reason") in FINISHED_REASONS
             and child.info.run_id in registered
         }
+
+    def _children(self) -> dict[MemberKey, Run]:
+        """The newest child run of each member."""
+        return registry.children(self._store, self._store.client.get_run(self.run_id))
+
+    def fetch_val_predictions(self, member: MemberKey, folder: Path) -> Path:
+        """Bring a finished member's validation predictions into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        run_id = self._children()[member].info.run_id
+        return Path(
+            self._store.client.download_artifacts(run_id, seed_folder.VAL_PREDICTIONS, str(folder))
+        )
 
     def open_seed(
         self, job: SeedJob, tags: Mapping[str, str], params: Mapping[str, Any], data: DataRecord
@@ -145,10 +158,10 @@ class RunRecord:
 
         What a killed command had no time to record is recorded now.
         """
-        own = {"kind": "seed", "seed": str(job.seed), "parent_run_id": self.run_id}
+        own = {"kind": "seed", **job.key.tags(), "parent_run_id": self.run_id}
         self._add(
             "seed",
-            seed=job.seed,
+            member=job.key.folder,
             experiment_id=self._opening.experiment_id,
             tags={
                 **self._store.context_tags(),
@@ -162,7 +175,7 @@ class RunRecord:
         )
         assert self._courier is not None
         return SeedRecord(
-            job.seed,
+            job.key,
             tags["model_format"],
             spool=self._spool,
             deliveries=self._deliveries,
@@ -314,7 +327,7 @@ def unfinished_opening(store: Store, spool: Spool) -> Opening | None:
     if not is_of(spool, store):
         return None
     opened = spool.records("open")
-    ends = [record for record in spool.records("end") if "seed" not in record.values]
+    ends = [record for record in spool.records("end") if "member" not in record.values]
     if ends and ends[-1].seq > opened[-1].seq and ends[-1].values["tags"].get("is_complete"):
         return None
     values = opened[-1].values

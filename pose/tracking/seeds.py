@@ -15,6 +15,7 @@ from mlflow.entities import Run
 
 from pose.errors import InputError
 from pose.history import COLUMNS, Row
+from pose.member_key import MemberKey
 from pose.results import FINISHED_REASONS, SeedResult
 from pose.seeds import folder as seed_folder
 from pose.tracking.courier import Courier
@@ -49,14 +50,14 @@ class SeedRecord:
 
     def __init__(
         self,
-        seed: int,
+        member: MemberKey,
         model_format: str,
         *,
         spool: Spool,
         deliveries: Deliveries,
         courier: Courier,
     ) -> None:
-        self._seed = seed
+        self._member = member
         self._model_format = model_format
         self._spool = spool
         self._deliveries = deliveries
@@ -64,7 +65,7 @@ class SeedRecord:
         self._num_logged = 0
 
     def _add(self, do: str, **values: Any) -> None:
-        self._spool.append(do, seed=self._seed, **values)
+        self._spool.append(do, member=self._member.folder, **values)
         self._courier.wake()
 
     def log_epochs(self, history: list[Row]) -> None:
@@ -86,7 +87,9 @@ class SeedRecord:
         folder.mkdir(parents=True, exist_ok=True)
         # Under its own name, half written, it would replace the one that it may stand in for.
         with tempfile.TemporaryDirectory(prefix=".fetched-", dir=folder) as staging:
-            fetched = self._deliveries.fetch(self._seed, seed_folder.CHECKPOINT, Path(staging))
+            fetched = self._deliveries.fetch(
+                self._member.folder, seed_folder.CHECKPOINT, Path(staging)
+            )
             if fetched is None:
                 return None
             os.replace(fetched, folder / seed_folder.CHECKPOINT)
@@ -103,7 +106,7 @@ class SeedRecord:
         Raises:
             InputError: the folder does not hold the model that it should.
         """
-        found = self._deliveries.load_model(self._seed)
+        found = self._deliveries.load_model(self._member.folder)
         if isinstance(found, InputError):
             raise found
         _, card = found
@@ -140,11 +143,11 @@ def data_entity(data: DataRecord) -> dict[str, Any]:
     return dict(dataset._to_mlflow_entity())
 
 
-def recorded_result(store: Store, child: Run, seed: int) -> SeedResult:
-    """What the store says of a finished seed."""
+def recorded_result(store: Store, child: Run) -> SeedResult:
+    """What the store says of a finished member."""
     history = recorded_history(store, child.info.run_id)
     return _result(
-        seed,
+        MemberKey.from_tags(child.data.tags),
         history,
         stop_reason=child.data.tags["stop_reason"],
         best_epoch=int(child.data.metrics["best_epoch"]),
@@ -152,26 +155,27 @@ def recorded_result(store: Store, child: Run, seed: int) -> SeedResult:
     )
 
 
-def spooled_results(spool: Spool) -> dict[int, SeedResult]:
-    """What the spool says of the seeds that are finished."""
-    found: dict[int, SeedResult] = {}
-    results: dict[int, Record] = {}
+def spooled_results(spool: Spool) -> dict[MemberKey, SeedResult]:
+    """What the spool says of the members that are finished."""
+    found: dict[MemberKey, SeedResult] = {}
+    results: dict[str, Record] = {}
     for record in spool.records("results", "end"):
-        seed = record.values.get("seed")
-        if seed is None:
+        member = record.values.get("member")
+        if member is None:
             continue
         if record.do == "results":
-            results[seed] = record
-        elif seed in results and record.values["tags"]["stop_reason"] in FINISHED_REASONS:
+            results[member] = record
+        elif member in results and record.values["tags"]["stop_reason"] in FINISHED_REASONS:
             rows = {
                 row["epoch"]: row
                 for other in spool.records("epochs")
-                if other.values["seed"] == seed
+                if other.values["member"] == member
                 for row in other.values["rows"]
             }
-            values = results[seed].values
-            found[seed] = _result(
-                seed,
+            values = results[member].values
+            key = MemberKey.from_folder(member)
+            found[key] = _result(
+                key,
                 [rows[epoch] for epoch in sorted(rows)],
                 stop_reason=record.values["tags"]["stop_reason"],
                 best_epoch=values["best_epoch"],
@@ -181,10 +185,11 @@ def spooled_results(spool: Spool) -> dict[int, SeedResult]:
 
 
 def _result(
-    seed: int, history: list[Row], *, stop_reason: str, best_epoch: int, val_f1: float
+    key: MemberKey, history: list[Row], *, stop_reason: str, best_epoch: int, val_f1: float
 ) -> SeedResult:
     return SeedResult(
-        seed=seed,
+        seed=key.seed,
+        fold=key.fold,
         stop_reason=stop_reason,
         best_epoch=best_epoch,
         val_f1=val_f1,
