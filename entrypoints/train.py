@@ -19,6 +19,7 @@ from entrypoints.options import (
 from pose.config import Recipe, Setup
 from pose.errors import InputError
 from pose.named_runs import NAMED_RUNS, resolve_run
+from pose.stop import StopRequest
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -54,6 +55,10 @@ def main(run: Any, seed: Any, dry_run: bool, list: bool, **arguments: Any) -> No
         arguments["seeds"] = (seed,)
     setup = Setup(**fields_given(Setup, arguments))
     resolved = resolve_run(given_or(run, None), setup.run_name, fields_given(Recipe, arguments))
+    given_run_id = take_mlflow_run_id()
+    stop = StopRequest(Path.cwd())
+    # Before the imports, which take seconds: a killed `mlflow run` must not go unnoticed meanwhile.
+    stop.listen(ends_with_parent=given_run_id is not None)
     # Imported here: --help and --list need not wait for torch and MLflow.
     from pose.plan import check_located_data, make_plan
 
@@ -63,13 +68,9 @@ def main(run: Any, seed: Any, dry_run: bool, list: bool, **arguments: Any) -> No
         return
     from pose.console import Console
     from pose.run import train_run
-    from pose.stop import StopRequest
     from pose.tracking import Tracker
 
     console = Console()
-    given_run_id = take_mlflow_run_id()
-    stop = StopRequest(Path.cwd())
-    stop.listen(ends_with_parent=given_run_id is not None)
     if stop.has_stale_file():
         console.say("stop.txt is left over from an earlier run; it asks for nothing now")
     console.say(f"run: {resolved.name} ({resolved.title()}), seeds {resolved.recipe.seeds_text()}")

@@ -4,7 +4,9 @@ What the files mean belongs to the callers.
 """
 
 import contextlib
+import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,24 +44,104 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     A kill at any moment leaves either the old file or the new one, whole. On an exception the
     old file stays and the temporary one is removed.
+
+    Raises:
+        InputError: it cannot be written; the message says why, and what room there is.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A name may have 255 bytes, including what is added to it here.
     name = path.name.encode(errors="surrogateescape")[:200].decode(errors="ignore")
     partial = path.with_name(f".{name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        with open(partial, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(partial, path)
-        # The rename itself must be on disk too, or a power cut may bring the old file back.
-        folder = os.open(path.parent, os.O_RDONLY)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.fsync(folder)
+            yield partial
+            with open(partial, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(partial, path)
+            # The rename itself must be on disk too, or a power cut may bring the old file back.
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
         finally:
-            os.close(folder)
-    finally:
-        partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure of the file system in the block into a line about `path`.
+
+    Raises:
+        InputError: it cannot be written; the message says why, and what room there is.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = _why_not_written(error)
+        if reason is None:
+            raise
+        if reason == "disk full":
+            reason += f", {megabytes(_free(path))} free"
+        raise InputError(
+            f"{path} must be written, found: {reason}; the same command goes on once it can be"
+        ) from error
+
+
+def _why_not_written(error: BaseException) -> str | None:
+    """What the system said; torch says something else about a file that it could not write."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError):
+            return "disk full" if is_full(found) else reason_of(found)
+        found = found.__cause__ or found.__context__
+    return None
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk or somebody's share of it has no room left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def check_room(folder: Path, num_bytes: int, option: str, what: str) -> None:
+    """Ask before it is taken: a disk that fills up to see whether it is large enough is full.
+
+    Raises:
+        InputError: the disk of `folder`, which `option` names, has no room for `num_bytes`.
+    """
+    if _free(folder) < num_bytes:
+        raise no_room(folder, num_bytes, option, what)
+
+
+def no_room(folder: Path, num_bytes: int, option: str, what: str) -> InputError:
+    """The error of a disk that has no room for `what`."""
+    return InputError(
+        f"{option} must have room for {megabytes(num_bytes)} of {what}, found "
+        f"{megabytes(_free(folder))} free in {folder} (disk full): give another "
+        f"--{option.replace('_', '-')}"
+    )
+
+
+def megabytes(num_bytes: int) -> str:
+    """A number of bytes for people."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def _free(path: Path) -> int:
+    place = path.absolute()
+    while not place.is_dir():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what killed writers left below `folder`. Nobody may be writing there."""
+    for left in folder.rglob(".*.partial"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

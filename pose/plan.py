@@ -17,6 +17,7 @@ from pose.data.split import split_rows, unvalidated_classes
 from pose.data.tensors import framing_of
 from pose.device import describe, pick_device, pick_precision
 from pose.errors import InputError, first_few, known, one_line, printable
+from pose.files import check_room
 from pose.member_key import MemberKey
 from pose.named_runs import ResolvedRun
 from pose.training.augment import PRESETS
@@ -53,13 +54,28 @@ class Plan:
         """Refuse data that this plan cannot be carried out on.
 
         Raises:
-            InputError: the data contradicts itself, cannot be split, or the model cannot be built
-                for its classes.
+            InputError: the data contradicts itself, cannot be split, the model cannot be built
+                for its classes, or the disk has no room for what it will leave.
         """
         dataset.raise_if_fatal()
         for member in self.recipe.members(self.recipe.seeds):
             split_rows(dataset.labels, self.recipe, member)
-        _check_model(self.recipe, dataset.classes.labels)
+        num_bytes = self._needed_bytes(_check_model(self.recipe, dataset.classes.labels))
+        check_room(self.folder.parent, num_bytes, "output_root", "checkpoints and weights")
+
+    def _needed_bytes(self, weight_bytes: int) -> int:
+        """What the members will leave at least, besides what is there already.
+
+        Args:
+            weight_bytes: of one model.
+        """
+        # Weights, the best ones, the optimizer's moments, the moving average.
+        copies = 3 + (self.recipe.optimizer != "muon") + (self.recipe.ema_decay > 0)
+        # A member keeps one checkpoint and its weights; one that trains keeps two checkpoints.
+        num_members = len(self.recipe.members(self.recipe.seeds))
+        needed = weight_bytes * ((copies + 1) * num_members + copies)
+        found = self.folder.rglob("*") if self.folder.is_dir() else ()
+        return needed - sum(path.stat().st_size for path in found if path.is_file())
 
     def warnings(self, dataset: Dataset) -> list[str]:
         """What the split makes of rare classes, for people; all of `dataset` can be split."""
@@ -161,8 +177,8 @@ def check_located_data(plan: Plan) -> str:
     )
 
 
-def _check_model(recipe: Recipe, labels: tuple[str, ...]) -> None:
-    """Build the model once, only to see that it can be built.
+def _check_model(recipe: Recipe, labels: tuple[str, ...]) -> int:
+    """Build the model once, only to see that it can be built; returns the bytes of its weights.
 
     Raises:
         InputError: the model cannot be built, or cannot take images of the recipe's size.
@@ -179,9 +195,10 @@ def _check_model(recipe: Recipe, labels: tuple[str, ...]) -> None:
             )
             size = (recipe.image_size, recipe.image_size)
             model(torch.zeros(min(2, recipe.batch_size), 3, *size))
+        return sum(value.nbytes for value in model.state_dict().values())
     except NotImplementedError:
         # A few of torchvision's models cannot be built without memory (RegNet).
-        return
+        return 0
     # torchvision's models refuse a size by any of these, asserts included.
     except (ValueError, RuntimeError, AssertionError) as error:
         raise InputError(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pose.files import write_text
+from pose.errors import InputError, one_line
+from pose.files import reason_of, write_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,17 +71,28 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     write_text(path, text.getvalue())
 
 
-def read_predictions(path: Path) -> Predictions:
-    """What `write_predictions` wrote."""
-    with open(path, newline="", encoding="utf-8") as handle:
-        header, *rows = csv.reader(handle)
-    first = header.index("pred") + 1
-    class_labels = tuple(name.removeprefix("p_") for name in header[first:])
-    indices = {label: index for index, label in enumerate(class_labels)}
-    labels = np.array([indices[row[1]] for row in rows]) if header[1] == "label" else None
+def read_predictions(path: Path, name: str = "") -> Predictions:
+    """What `write_predictions` wrote.
+
+    Args:
+        name: what an error calls them; default: their file.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as handle:
+            header, *rows = csv.reader(handle, strict=True)
+        first = header.index("pred") + 1
+        class_labels = tuple(text.removeprefix("p_") for text in header[first:])
+        indices = {label: index for index, label in enumerate(class_labels)}
+        labels = np.array([indices[row[1]] for row in rows]) if header[1] == "label" else None
+        probs = np.array([row[first:] for row in rows], dtype=np.float32)
+        if probs.shape != (len(rows), len(class_labels)) or not np.isfinite(probs).all():
+            raise ValueError("rows that are not a probability for each class")
+    except (OSError, ValueError, KeyError, IndexError, csv.Error) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else one_line(error)
+        raise InputError(f"{name or path} must be whole predictions, found: {reason}") from error
     return Predictions(
-        ids=tuple(row[0] for row in rows),
-        probs=np.array([row[first:] for row in rows], dtype=np.float32),
-        class_labels=class_labels,
-        labels=labels,
+        ids=tuple(row[0] for row in rows), probs=probs, class_labels=class_labels, labels=labels
     )

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from pose.device import describe, keep_freed_memory
 from pose.display import Display
 from pose.ensembling.out_of_fold import OutOfFold, score_folds
 from pose.errors import InputError, one_line
-from pose.files import locked, write_text
+from pose.files import locked, remove_partials, write_text, writing
 from pose.member_key import MemberKey
 from pose.plan import Plan
 from pose.predictions import Predictions, read_predictions, write_predictions
 from pose.reports import plots
 from pose.reports.notes import describe_seeds
+from pose.restore import restore_results
 from pose.results import RunResult, SeedResult, spread
 from pose.seeds import folder as seed_folder
 from pose.seeds.engines import Budget, train_here
@@ -55,7 +56,7 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
             record.log_text(loaded.dataset.report(), "data_report.txt")
             # A store that refuses is found before training; one that is away is waited for.
             record.settle()
-            results = _train_members(plan, loaded, record, display, stop)
+            results = _train_members(plan, loaded, record, tracker, display, stop)
             finished = [result for result in results if result.is_finished]
             out_of_fold = _score_folds(plan, record, finished)
             if finished:
@@ -131,7 +132,12 @@ def _params(plan: Plan, loaded: LoadedData, member: MemberKey) -> dict[str, Any]
 
 
 def _train_members(
-    plan: Plan, loaded: LoadedData, record: RunRecord, display: Display, stop: Stop
+    plan: Plan,
+    loaded: LoadedData,
+    record: RunRecord,
+    tracker: Tracker,
+    display: Display,
+    stop: Stop,
 ) -> list[SeedResult]:
     """The results of the members in their order, up to the first that was asked to stop."""
     finished = record.finished_members()
@@ -139,6 +145,8 @@ def _train_members(
     for key in promised:
         if key in finished:
             display.say(f"{key}: finished before, val_f1 {finished[key].val_f1:.4f}")
+    folders = {key: _job(plan, loaded, key).output for key in finished}
+    restore_results(plan.run.name, record.run_id, folders, tracker, display)
     labels_of = loaded.dataset.classes.labels
     data = DataRecord(
         ids=loaded.dataset.ids,
@@ -253,19 +261,20 @@ def _fold_metrics(out_of_fold: OutOfFold) -> dict[str, float]:
 @contextmanager
 def _only_run_in(folder: Path) -> Iterator[None]:
     """Keep other processes from training into the same folder."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.parent / f".{folder.name}.lock", wait=False):
-            yield
-    except BlockingIOError:
-        raise InputError(
-            f"run_name must not be in training already, but {folder} is at work in another "
-            "process: wait for it, or give another --run-name"
-        ) from None
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise InputError(
-            f"output_root must be a folder that can be written to, found: {one_line(error)}"
-        ) from error
+    with ExitStack() as lock:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(locked(folder.parent / f".{folder.name}.lock", wait=False))
+        except BlockingIOError:
+            raise InputError(
+                f"run_name must not be in training already, but {folder} is at work in another "
+                "process: wait for it, or give another --run-name"
+            ) from None
+        except OSError as error:
+            raise InputError(
+                f"output_root must be a folder that can be written to, found: {one_line(error)}"
+            ) from error
+        yield
 
 
 def _claim_folder(folder: Path, run_id: str, is_continued: bool) -> Path | None:
@@ -276,13 +285,15 @@ def _claim_folder(folder: Path, run_id: str, is_continued: bool) -> Path | None:
     """
     moved = None
     owner = _owner(folder)
-    if owner != run_id and folder.exists() and any(folder.iterdir()):
-        moved = _aside(folder, owner or time.strftime("%Y%m%d-%H%M%S"))
-        folder.rename(moved)
-    set_aside = _aside(folder, run_id)
-    if is_continued and set_aside.exists() and not folder.exists():
-        set_aside.rename(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        if owner != run_id and folder.exists() and any(folder.iterdir()):
+            moved = _aside(folder, owner or time.strftime("%Y%m%d-%H%M%S"))
+            folder.rename(moved)
+        set_aside = _aside(folder, run_id)
+        if is_continued and set_aside.exists() and not folder.exists():
+            set_aside.rename(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_partials(folder)
     write_text(folder / OWNER_FILE, json.dumps({"parent_run_id": run_id}) + "\n")
     return moved
 

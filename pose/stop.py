@@ -19,6 +19,9 @@ Stop = Callable[[], str | None]
 class StopRequest:
     """Remembers that somebody asked to stop: a stop file, Ctrl-C, SIGTERM. A `Stop`.
 
+    Until it is asked for the first time, nobody is at work who could come to a good end, and a
+    signal ends the process at once.
+
     Args:
         folder: where `stop.txt` would be. One that is older than this object is left over from
             an earlier run and asks for nothing.
@@ -28,10 +31,12 @@ class StopRequest:
         self._stop_file = folder / STOP_FILE
         self._started = time.time()
         self._interrupted_at: float | None = None
+        self._is_asked = False
         self.reason: str | None = None
 
     def __call__(self) -> str | None:
         """`stop_file` or `signal` once asked to stop, else None."""
+        self._is_asked = True
         if self.reason is None and self._is_fresh():
             self.reason = "stop_file"
         return self.reason
@@ -59,8 +64,13 @@ class StopRequest:
         signal.signal(signal.SIGTERM, self._on_signal)
         if ends_with_parent:
             _ask_for_sigterm_when_parent_dies()
+            if _is_orphan():
+                signal.raise_signal(signal.SIGTERM)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self._is_asked:
+            os.write(2, b"\nstopped before training began\n")
+            raise SystemExit(128 + number)
         now = time.monotonic()
         if number == signal.SIGINT:
             # `mlflow run` passes one Ctrl-C on as SIGINT and SIGTERM, so only a later SIGINT
@@ -78,6 +88,19 @@ def _ask_for_sigterm_when_parent_dies() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _is_orphan() -> bool:
+    """Whether the process that started this one was gone before anybody could ask.
+
+    What MLflow starts is in MLflow's session and leads none of its own; whoever inherits an
+    orphan is in another.
+    """
+    session = os.getsid(0)
+    try:
+        return session != os.getpid() and os.getsid(os.getppid()) != session
+    except ProcessLookupError:  # died between the two calls, after which the signal comes
+        return False
 
 
 @contextlib.contextmanager

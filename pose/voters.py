@@ -142,10 +142,17 @@ def _bring(
             f"found another one there: the SHA-256 of its weights is {weights_sha256[:12]}, not "
             f"{found.weights_sha256[:12]}"
         )
+    name = f"{seed_folder.VAL_PREDICTIONS} of {found.name} ({found.uri})"
+    val_predictions = read_predictions(folder / seed_folder.VAL_PREDICTIONS, name)
+    if val_predictions.class_labels != card.labels:
+        raise InputError(
+            f"{name} must be of the classes {first_few(card.labels)}, found "
+            f"{first_few(val_predictions.class_labels)}"
+        )
     return model, Member(
         registered=found,
         card=card,
-        val_predictions=read_predictions(folder / seed_folder.VAL_PREDICTIONS),
+        val_predictions=val_predictions,
         weights_sha256=weights_sha256,
     )
 

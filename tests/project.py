@@ -43,7 +43,7 @@ class Project:
         kept.pop("MLFLOW_TRACKING_URI", None)
         return {**kept, "PATH": path}
 
-    def start(self, *command: str, **environment: str) -> subprocess.Popen:
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
         """Start a command in the project's folder, with `environment` besides."""
         return subprocess.Popen(
             command,
@@ -57,7 +57,7 @@ class Project:
     def run(self, *command: str, code: int = 0, **environment: str) -> str:
         """Run a command to its end; its standard output."""
         process = self.start(*command, **environment)
-        out, err = process.communicate(timeout=300)
+        out, err = map(str, process.communicate(timeout=300))
         assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
         return out if code == 0 else out + err
 
@@ -97,7 +97,9 @@ class Project:
         with open(path, newline="", encoding="utf-8") as handle:
             return list(csv.DictReader(handle))
 
-    def wait_for_epochs(self, process: subprocess.Popen, run: str, seed: int, count: int) -> None:
+    def wait_for_epochs(
+        self, process: subprocess.Popen[str], run: str, seed: int, count: int
+    ) -> None:
         """Wait until a run in the background has completed epochs."""
         deadline = time.monotonic() + 300
         while len(self.history(run, seed)) < count:

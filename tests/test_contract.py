@@ -21,7 +21,7 @@ from pose.errors import InputError
 PROJECT = Path(__file__).parents[1]
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))
 ENTRY_POINTS = MLPROJECT["entry_points"]
-COMMANDS = ("train", "ensemble", "data", "sweep", "runs")
+COMMANDS = ("train", "ensemble", "data", "sweep", "runs", "store")
 PARAMETERS = [
     (entry, name) for entry, spec in ENTRY_POINTS.items() for name in spec.get("parameters", {})
 ]
@@ -83,6 +83,7 @@ SETTINGS = {
     "ensemble": (VoteSetup,),
     "data": (DataSetup, DemoSetup, ScoreSetup),
     "sweep": (SweepSetup, Recipe, Setup),
+    "store": (),
 }
 # A sweep's own budget stands for the recipe's; a sweep begins or goes on by itself.
 LEFT_OUT = {("sweep", Recipe, "budget"), ("sweep", Setup, "fresh"), ("sweep", Setup, "add_seeds")}
@@ -312,7 +313,7 @@ LAYERS = (
     "reports console",
     "search seeds",
     "tracking",
-    "run vote voters",
+    "restore run vote voters",
     "sweep",
     "entrypoints",
 )

@@ -1,6 +1,8 @@
 """The whole thing through `mlflow run`, on small data, with its own store."""
 
 import csv
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -419,7 +421,20 @@ def test_another_training_of_the_run_keeps_the_first(project, data, votes):
 def test_seeds_are_added_to_the_newest_finished_run(project, data, votes):
     """Must come after the test above: it grows the newest parent."""
     grown = {**SMALL, "add_seeds": "9"}
+    folder = project.folder / "outputs" / "ensemble_1"
+    lost = folder / "seed_7" / "pose_cnn.pth"
+    weights = lost.read_bytes()
+    lost.write_bytes(weights[: len(weights) // 2])
+    before = {path.name: path.read_bytes() for path in (folder / "seed_8").iterdir()}
+    shutil.rmtree(folder / "seed_8")
     out = project.mlflow_run("train", dataset=data, **grown)
+    # What finished seeds have lost here is brought back from the registry.
+    assert re.search(
+        r"warning: seed 7: pose_cnn.pth must .*; restored from models:/pose/\d+\n", out
+    )
+    assert re.search(r"warning: seed 8: config.json is gone; restored from models:/pose/\d+\n", out)
+    assert lost.read_bytes() == weights
+    assert {path.name: path.read_bytes() for path in (folder / "seed_8").iterdir()} == before
     parents = project.runs("train")
     newest = parents[-1]
     assert "seed 7: finished before" in out

@@ -28,8 +28,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from pose.errors import InputError
-from pose.files import locked, read_bytes, reason_of, write_text
+from pose.errors import InputError, one_line
+from pose.files import (
+    check_room,
+    is_full,
+    locked,
+    no_room,
+    read_bytes,
+    reason_of,
+    write_text,
+)
 from pose_models.decode import BadImageError, read_image
 from pose_models.framing import Framing, as_framing
 
@@ -280,14 +288,15 @@ def _build(
     """
     # What an interrupted build left behind; the lock says that nobody else is at work in it.
     _remove(folder)
-    _check_room(request.num_bytes, folder.parent)
+    room = (folder.parent, request.num_bytes, "cache_root", "decoded images")
+    check_room(*room)
     try:
         folder.mkdir(parents=True)
         return _decode_all(folder, request, num_workers, progress)
     except BaseException as error:
         _remove(folder)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_room(request.num_bytes, folder.parent) from error
+        if isinstance(error, OSError) and is_full(error):
+            raise no_room(*room) from error
         raise
 
 
@@ -354,25 +363,6 @@ def _decode_all(
     }
 
 
-def _check_room(num_bytes: int, root: Path) -> None:
-    """Ask for room on the disk, then take it.
-
-    Raises:
-        InputError: the disk has no room for so many bytes.
-    """
-    # Asked first: a disk that is filled to see whether it is large enough is full for everyone.
-    if shutil.disk_usage(root).free < num_bytes:
-        raise _no_room(num_bytes, root)
-
-
-def _no_room(num_bytes: int, root: Path) -> InputError:
-    free = shutil.disk_usage(root).free
-    return InputError(
-        f"cache_root must have room for {num_bytes / 1e9:.1f} GB of decoded images, found "
-        f"{free / 1e9:.1f} GB free in {root} (disk full): give another --cache-root"
-    )
-
-
 def _reserve(descriptor: int, num_bytes: int) -> None:
     """Take the room on disk now, not when half of the images are decoded."""
     if hasattr(os, "posix_fallocate"):
@@ -394,9 +384,9 @@ def _save(folder: Path, index: dict[str, Any], lock: contextlib.ExitStack) -> No
             with open(folder / PIXELS, "rb") as handle:
                 os.fsync(handle.fileno())
             write_text(folder / INDEX, json.dumps(index))
-        except OSError as error:
+        except (OSError, InputError) as error:
             warnings.warn(
-                f"the decoded images could not be kept in {folder} ({error.strerror}): this run "
+                f"the decoded images could not be kept in {folder} ({one_line(error)}): this run "
                 "goes on with them, the next one decodes again",
                 stacklevel=1,
             )

@@ -122,8 +122,9 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write a state dict, atomically."""
-    with atomic_path(path) as partial:
-        torch.save(dict(weights), partial)
+    # By a file of Python's: what goes wrong is then said by the system, and not by torch alone.
+    with atomic_path(path) as partial, open(partial, "wb") as handle:
+        torch.save(dict(weights), handle)
 
 
 def decoding_of(card: ModelCard) -> tuple[Framing, bool]:
@@ -153,7 +154,9 @@ def read_model(folder: Path, name: str = "") -> tuple[ImageClassifier, ModelCard
         )
         model.load_state_dict(weights)
     except (InputError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{name} must be a whole model, found: {one_line(error)}") from error
+        # A member that was fetched lies in a folder whose name says nothing to anybody.
+        reason = one_line(error, 300).replace(f"{folder}/", "")
+        raise InputError(f"{name} must be a whole model, found: {reason}") from error
     # A state dict of another network, or no state dict at all.
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise InputError(
@@ -165,3 +168,18 @@ def read_model(folder: Path, name: str = "") -> tuple[ImageClassifier, ModelCard
             f"the {card.weights_sha256[:12]} of its {CONFIG}"
         )
     return model.eval(), card
+
+
+def problem_of(folder: Path) -> str:
+    """What is wrong with the results of a finished seed; empty where nothing is.
+
+    Pictures may be missing: one that cannot be drawn costs no seed.
+    """
+    for name in (CONFIG, WEIGHTS, VAL_PREDICTIONS, HISTORY):
+        if not (folder / name).is_file():
+            return f"{name} is gone"
+    try:
+        read_model(folder, WEIGHTS)
+    except InputError as error:
+        return one_line(error)
+    return ""

@@ -234,3 +234,16 @@ def fetch_member(store: Store, member: RegisteredMember, folder: Path) -> None:
             f"no {name} ({one_line(error.__cause__ or error)}): were they moved or removed? Train "
             "this seed again, or vote with another run"
         ) from error
+
+
+def fetch_results(store: Store, member: RegisteredMember, folder: Path) -> None:
+    """Bring all that a finished seed left into `folder`: its model from the registry, and the rest.
+
+    Raises:
+        InputError: a file of the model is not there.
+    """
+    fetch_member(store, member, folder)
+    recorded = {artifact.path for artifact in store.client.list_artifacts(member.run_id)}
+    for name in seed_folder.RESULTS:
+        if name in recorded and not (folder / name).exists():
+            store.client.download_artifacts(member.run_id, name, str(folder))

@@ -86,7 +86,9 @@ class SeedRecord:
             return None
         folder.mkdir(parents=True, exist_ok=True)
         # Under its own name, half written, it would replace the one that it may stand in for.
-        with tempfile.TemporaryDirectory(prefix=".fetched-", dir=folder) as staging:
+        with tempfile.TemporaryDirectory(
+            prefix=".fetched-", suffix=".partial", dir=folder
+        ) as staging:
             fetched = self._deliveries.fetch(
                 self._member.folder, seed_folder.CHECKPOINT, Path(staging)
             )

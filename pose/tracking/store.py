@@ -18,6 +18,7 @@ from mlflow.entities.model_registry import ModelVersion
 from pose.config import typed
 from pose.errors import InputError, one_line
 from pose.files import locked
+from pose.tracking.database import ensure_whole
 
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"
@@ -217,8 +218,8 @@ class Store:
 def connect() -> Store:
     """The store that the environment names, ready for many processes.
 
-    A new SQLite store is set up under a lock: several processes that start on an empty one at
-    once would break it.
+    A new SQLite store is set up under a lock, since several processes that start on an empty one
+    at once would break it; one whose setting up was cut short is set up again.
 
     Raises:
         InputError: the store cannot be reached.
@@ -231,8 +232,7 @@ def connect() -> Store:
             return store
         path = Path(uri.removeprefix("sqlite:///"))
         with locked(path.with_name(f".{path.name}.lock")):
-            if not path.exists():
-                _make_database(path)
+            ensure_whole(path, lambda new: Store(new).client.search_experiments(max_results=1))
             store = Store(uri)
             store.client.search_experiments(max_results=1)
             store.client.search_registered_models(max_results=1)
@@ -244,15 +244,6 @@ def connect() -> Store:
         assert isinstance(cause, Exception)
         advice = "; set MLFLOW_TRACKING_URI or start the server"
         raise StoreError(uri, cause, wish="must be reachable", advice=advice) from error
-
-
-def _make_database(path: Path) -> None:
-    """Make a store under another name and rename it, so that a partial one never has its name."""
-    for left_over in path.parent.glob(f".{path.name}.*.new"):
-        left_over.unlink()
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    Store(f"sqlite:///{new}").client.search_experiments(max_results=1)
-    os.replace(new, path)
 
 
 def shown_uri(uri: str) -> str:

@@ -24,7 +24,7 @@ from pose.tracking.runs import (
     unfinished_opening,
 )
 from pose.tracking.spool import SPOOL, Spool
-from pose.tracking.store import PARENT_TAG, Store, StoreError, connect, process_tags
+from pose.tracking.store import PARENT_TAG, Store, StoreError, connect, process_tags, shown_uri
 from pose.tracking.votes import VoteRecord
 
 
@@ -68,6 +68,11 @@ class Tracker:
 
     def _has_unfinished(self, folder: Path) -> bool:
         return unfinished_opening(self._store, Spool(folder / SPOOL)) is not None
+
+    @property
+    def address(self) -> str:
+        """Of the store, without a password."""
+        return shown_uri(self._store.uri)
 
     def _take_given(self) -> tuple[str | None, str]:
         """The run that `mlflow run` made, once, and the experiment to record in."""
@@ -185,3 +190,7 @@ class Tracker:
     def fetch_member(self, member: RegisteredMember, folder: Path) -> None:
         """As `registry.fetch_member`."""
         registry.fetch_member(self._store, member, folder)
+
+    def fetch_results(self, member: RegisteredMember, folder: Path) -> None:
+        """As `registry.fetch_results`."""
+        registry.fetch_results(self._store, member, folder)

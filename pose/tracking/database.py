@@ -1,0 +1,83 @@
+"""The file of a SQLite store: made whole or not at all, and made again where that was cut short.
+
+MLflow makes its tables step by step in the file itself, without a lock: a kill meanwhile, or a
+second command, leaves a store that it refuses for good.
+"""
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+# A store that is being made by MLflow itself changes every second; one that does not is dead.
+SILENCE_SECONDS = 5
+MAX_WAIT_SECONDS = 10
+
+
+def ensure_whole(path: Path, make: Callable[[str], object]) -> None:
+    """Make the store at `path` if there is none, or one whose making was cut short.
+
+    The caller holds the lock that keeps others from doing the same.
+
+    Args:
+        make: sets up the store at the address that it is given.
+    """
+    started = time.monotonic()
+    while is_begun(path):
+        # By `mlflow run`, perhaps, which knows nothing of our lock.
+        is_silent = time.time() - _last_change(path) > SILENCE_SECONDS
+        if is_silent or time.monotonic() - started > MAX_WAIT_SECONDS:
+            break
+        time.sleep(0.2)
+    if path.exists() and not is_begun(path):
+        return
+    for left_over in path.parent.glob(f".{path.name}.*.new*"):
+        left_over.unlink()
+    # Under another name, so that a partial one never has this one.
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    make(f"sqlite:///{new}")
+    os.replace(new, path)
+
+
+def is_begun(path: Path) -> bool:
+    """Whether the making of a store at `path` has begun and not ended.
+
+    At the end MLflow adds its default experiment: without one, nobody has recorded anything. A
+    database that holds anything else is none of ours.
+    """
+    if not path.is_file():
+        return False
+    try:
+        # Not read-only: what a kill has left in the journal is rolled back first.
+        address = f"file:{quote(str(path.absolute()))}?mode=rw"
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
+            tables = {
+                name
+                for (name,) in database.execute("select name from sqlite_master where type='table'")
+            }
+            if not all(name in _known_tables() or name.startswith("_alembic") for name in tables):
+                return False
+            counted = [
+                database.execute(f"select count(*) from {name}").fetchone()[0]
+                for name in {"experiments", "runs"} & tables
+            ]
+            return not any(counted)
+    except sqlite3.DatabaseError:
+        # No database, locked, unreadable: for MLflow to say.
+        return False
+
+
+def _known_tables() -> set[str]:
+    import mlflow.store.model_registry.dbmodels.models
+    import mlflow.store.tracking.dbmodels.models  # noqa: F401
+    from mlflow.store.db.base_sql_model import Base
+
+    return {*Base.metadata.tables, "alembic_version"}
+
+
+def _last_change(path: Path) -> float:
+    found = [path, Path(f"{path}-journal")]
+    return max((own.stat().st_mtime for own in found if own.exists()), default=0.0)

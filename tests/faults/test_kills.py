@@ -1,0 +1,45 @@
+"""A part of `python -m benchmarks.faults`: what it finds is a failure here."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+import pytest
+
+from benchmarks.faults import damage, kills, stops
+from benchmarks.faults.lab import Lab
+from benchmarks.faults.outcome import Try
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("faults"))
+
+
+def assert_survived(tries: Iterable[Try]) -> None:
+    problems = {one.name: one.run().problems for one in tries}
+    assert {name: found for name, found in problems.items() if found} == {}
+
+
+def test_kills_at_every_tenth_point(bench):
+    assert_survived(islice(kills.every_point(bench), 0, None, 10))
+
+
+def test_kills_at_random_moments(bench):
+    assert_survived(kills.random_kills(bench, 5))
+
+
+def test_kills_of_mlflow_run(bench):
+    assert_survived(kills.random_kills_of_mlflow(bench, 2))
+
+
+def test_stops(bench):
+    assert_survived(stops.stops(bench, 2))
+
+
+def test_stops_of_mlflow_run(bench):
+    assert_survived(stops.stops_of_mlflow(bench, 1))
+
+
+def test_damage(bench):
+    assert_survived(damage.flipped_bits(bench, 100))
+    assert_survived(damage.finished_members(bench))

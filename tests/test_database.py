@@ -1,0 +1,50 @@
+"""A SQLite store is made whole or not at all, and what is none of ours is left alone."""
+
+import sqlite3
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from pose.tracking import database
+from pose.tracking.store import connect
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(database, "SILENCE_SECONDS", 0)
+    mlflow.set_tracking_uri(None)
+    yield tmp_path / "mlflow.db"
+    mlflow.set_tracking_uri(None)
+
+
+def change(store: Path, statement: str) -> None:
+    with sqlite3.connect(store) as handle:
+        handle.execute(statement)
+    handle.close()
+
+
+def test_a_store_that_was_only_begun_is_made_and_one_with_runs_is_kept(store):
+    store.touch()
+    (store.parent / ".mlflow.db.1.new-journal").touch()
+    assert database.is_begun(store)
+    connect().client.create_run("0")
+    assert {path.name for path in store.parent.iterdir()} == {"mlflow.db", ".mlflow.db.lock"}
+    # Whatever else is missing, runs are worth more.
+    for statement in ("delete from experiments", "drop table alembic_version"):
+        change(store, statement)
+        assert not database.is_begun(store)
+    change(store, "delete from runs")
+    assert database.is_begun(store)
+
+
+@pytest.mark.parametrize("content", ["of something else", "no database"])
+def test_what_is_not_mlflows_is_never_replaced(store, content):
+    if content == "no database":
+        store.write_text("hello\n" * 1000)
+    else:
+        change(store, "create table letters (text)")
+    before = store.read_bytes()
+    database.ensure_whole(store, lambda uri: pytest.fail("made again"))
+    assert store.read_bytes() == before

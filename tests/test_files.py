@@ -1,0 +1,93 @@
+"""Writing files: whole or not at all, and one line where it cannot be done."""
+
+import resource
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from pose.config import Recipe, Setup
+from pose.data.folder import read_dataset
+from pose.errors import InputError
+from pose.files import remove_partials, write_text, writing
+from pose.named_runs import ResolvedRun
+from pose.plan import make_plan
+from pose.seeds import folder as seed_folder
+
+
+@pytest.fixture
+def small_files():
+    """Files end at 10,000 bytes, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, previous)
+
+
+def write_with_torch(folder: Path, numbers: torch.Tensor) -> None:
+    seed_folder.write_weights(folder / seed_folder.WEIGHTS, {"weight": numbers})
+
+
+def write_checkpoint(folder: Path, numbers: torch.Tensor) -> None:
+    seed_folder.write_checkpoint(folder, {"weight": numbers})
+
+
+@pytest.mark.parametrize("write", [write_with_torch, write_checkpoint])
+def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, small_files, write):
+    write(tmp_path, torch.zeros(10))
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=rf"^{path} must be written, found: disk full, .* free; "):
+        write(tmp_path, torch.zeros(10_000))
+    assert [path.name for path in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "history.csv"
+    with pytest.raises(InputError, match=f"^{path} must be written, found: file exists; "):
+        write_text(path, "")
+
+
+def test_other_errors_pass(tmp_path):
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), writing(tmp_path):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_found_before_training(
+    tmp_path, stripes, monkeypatch
+):
+    recipe = Recipe(model="simple_cnn", image_size=32, batch_size=8, seeds=tuple(range(9)))
+    run = ResolvedRun(name="tiny", recipe=recipe, base=None, changes={})
+    plan = make_plan(run, Setup(output_root=str(tmp_path / "outputs"), device="cpu"))
+    usage = shutil.disk_usage(tmp_path)
+    # Nine seeds of weights of 1.9 MB, each kept five times, and the checkpoint before the last.
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=90_000_000))
+    plan.check_data(read_dataset(stripes))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=80_000_000))
+    with pytest.raises(
+        InputError, match=r"^output_root must have room for 8\d\.\d MB of checkpoints and weights, "
+        r"found 80\.0 MB free in .*/outputs \(disk full\): give another --output-root$"
+    ):  # fmt: skip
+        plan.check_data(read_dataset(stripes))
+    # A seed that is there needs no room any more.
+    (plan.folder / "seed_0").mkdir(parents=True)
+    (plan.folder / "seed_0" / "last_ckpt.pth").write_bytes(bytes(10_000_000))
+    plan.check_data(read_dataset(stripes))
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    seed = tmp_path / "seed_1"
+    (seed / ".fetched-ab.partial").mkdir(parents=True)
+    (seed / ".fetched-ab.partial" / "last_ckpt.pth").write_text("half")
+    (seed / ".last_ckpt.pth.4711.partial").write_text("half")
+    (tmp_path / ".seeds.png.4711.partial").write_text("half")
+    (seed / "last_ckpt.pth").write_text("whole")
+    remove_partials(tmp_path)
+    assert [path.name for path in seed.iterdir()] == ["last_ckpt.pth"]
+    assert [path.name for path in tmp_path.iterdir()] == ["seed_1"]

@@ -1,0 +1,101 @@
+"""Requests to stop, as processes receive them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pose.stop import StopRequest
+
+ROOT = Path(__file__).parents[1]
+# Says when it listens; `asks` says whether somebody asks whether to stop.
+LISTENER = """
+import sys, time
+from pathlib import Path
+from pose.stop import StopRequest
+asks, with_parent = (word == "yes" for word in sys.argv[1:])
+stop = StopRequest(Path.cwd())
+stop.listen(ends_with_parent=with_parent)
+print("listening", flush=True)
+started = time.monotonic()
+while not (asks and stop()) and time.monotonic() - started < 60:
+    time.sleep(0.01)
+print("reason:", stop.reason, flush=True)
+"""
+# Starts a listener as `mlflow run` does, says its number, and waits to be killed.
+STARTER = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, *sys.argv[1:]], stderr=subprocess.DEVNULL)
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def start(folder: Path, *command: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_training_ends_the_process_at_once(tmp_path, number):
+    process = start(tmp_path, "-c", LISTENER, "no", "no")
+    assert process.stdout.readline() == "listening\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 128 + number
+    assert (out, err.strip()) == ("", "stopped before training began")
+
+
+def test_a_signal_while_training_waits_for_the_batch(tmp_path):
+    process = start(tmp_path, "-c", LISTENER, "yes", "no")
+    assert process.stdout.readline() == "listening\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=10)
+    assert (process.returncode, out) == (0, "reason: signal\n")
+    assert "stopping after this batch" in err
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
+@pytest.mark.parametrize("delay", [0, 0.02, 0.1, 0.5])
+def test_what_mlflow_run_started_ends_with_it(tmp_path, delay):
+    starter = start(tmp_path, "-c", STARTER, "-c", LISTENER, "no", "yes")
+    pid = int(starter.stdout.readline())
+    # Before the child's first line, while it imports, and while it works.
+    time.sleep(delay)
+    starter.kill()
+    starter.communicate()
+    deadline = time.monotonic() + 10
+    while is_alive(pid):
+        assert time.monotonic() < deadline, "it runs on unseen"
+        time.sleep(0.02)
+
+
+def test_a_system_without_prctl_trains_all_the_same(tmp_path, monkeypatch):
+    previous = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr("ctypes.CDLL", None)
+    monkeypatch.setattr("os.getppid", os.getpid)  # in the same session, however pytest was started
+    try:
+        StopRequest(tmp_path).listen(ends_with_parent=True)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
