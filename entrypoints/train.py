@@ -18,8 +18,8 @@ from entrypoints.options import (
 )
 from pose.config import Recipe, Setup
 from pose.errors import InputError
-from pose.named_runs import NAMED_RUNS, resolve_run
-from pose.stop import StopRequest
+from pose.named_runs import NAMED_RUNS, ResolvedRun, resolve_run
+from pose.stop import StopRequest, is_orphan
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -59,6 +59,24 @@ def main(run: Any, seed: Any, dry_run: bool, list: bool, **arguments: Any) -> No
     stop = StopRequest(Path.cwd())
     # Before the imports, which take seconds: a killed `mlflow run` must not go unnoticed meanwhile.
     stop.listen(ends_with_parent=given_run_id is not None)
+    try:
+        _train(resolved, setup, stop, given_run_id=given_run_id, dry_run=dry_run)
+    except SystemExit:
+        if given_run_id and is_orphan():
+            from pose.tracking import end_orphan
+
+            end_orphan(given_run_id)
+        raise
+
+
+def _train(
+    resolved: ResolvedRun,
+    setup: Setup,
+    stop: StopRequest,
+    *,
+    given_run_id: str | None,
+    dry_run: bool,
+) -> None:
     # Imported here: --help and --list need not wait for torch and MLflow.
     from pose.plan import check_located_data, make_plan
 

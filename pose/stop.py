@@ -64,7 +64,7 @@ class StopRequest:
         signal.signal(signal.SIGTERM, self._on_signal)
         if ends_with_parent:
             _ask_for_sigterm_when_parent_dies()
-            if _is_orphan():
+            if is_orphan():
                 signal.raise_signal(signal.SIGTERM)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -90,7 +90,7 @@ def _ask_for_sigterm_when_parent_dies() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def _is_orphan() -> bool:
+def is_orphan() -> bool:
     """Whether the process that started this one was gone before anybody could ask.
 
     What MLflow starts is in MLflow's session and leads none of its own; whoever inherits an

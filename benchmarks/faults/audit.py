@@ -99,6 +99,7 @@ class Facts:
     parents: int
     status: str
     metrics: set[str]
+    params: set[str]
     tags: set[str]
     artifacts: set[str]
     running: list[str]
@@ -116,7 +117,7 @@ class Facts:
             found.append(f"{self.parents} runs instead of {other.parents}")
         if self.status != other.status:
             found.append(f"run {self.status}")
-        for name in ("metrics", "tags", "artifacts"):
+        for name in ("metrics", "params", "tags", "artifacts"):
             found += _names(f"run's {name}", getattr(self, name), getattr(other, name))
         if self.running:
             found.append(f"still RUNNING: {', '.join(self.running)}")
@@ -166,6 +167,7 @@ def read_facts(project: Path, run: str) -> Facts:
             parents=len(parents),
             status=parent.info.status,
             metrics=set(parent.data.metrics),
+            params=set(parent.data.params),
             tags=set(parent.data.tags),
             artifacts={item.path for item in client.list_artifacts(parent.info.run_id)},
             # A command that was killed before it recorded anything has no tags.

@@ -9,7 +9,7 @@ from pose.tracking.flavors import predictor_config
 from pose.tracking.parents import RunRequest
 from pose.tracking.runs import RunRecord
 from pose.tracking.seeds import DataRecord, SeedRecord
-from pose.tracking.tracker import Tracker
+from pose.tracking.tracker import Tracker, end_orphan
 from pose.tracking.votes import VoteRecord
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "SeedRecord",
     "Tracker",
     "VoteRecord",
+    "end_orphan",
     "predictor_config",
 ]

@@ -244,6 +244,7 @@ def begin_run(
         "kind": request.kind,
         "is_complete": "false",
         "heartbeat": str(int(time.time())),
+        "folder": str(request.folder.absolute()),
     }
     if given is None:
         tags = {**store.context_tags(), **tags}
@@ -252,10 +253,7 @@ def begin_run(
     else:
         rename_run(store, given, request.name)
         store.set_tags(given, tags)
-    # What runs are compared by in MLflow's tables and charts.
-    recorded = store.client.get_run(given).data.params
-    settings = {k: v for k, v in request.settings.items() if v is not None and k not in recorded}
-    store.log_params(given, settings)
+    _log_settings(store, given, request)
     opening = Opening(
         store=shown_uri(store.uri),
         experiment_id=experiment_id,
@@ -276,7 +274,13 @@ def continue_run(
 ) -> RunRecord:
     """`parent` goes on, with the seeds that `request` adds; `given` is nested below it."""
     seeds = tuple(dict.fromkeys((*seeds_of(parent), *request.add_seeds)))
-    tags = _continued_tags()
+    tags = {**_continued_tags(), "folder": str(request.folder.absolute())}
+    before = Path(parent.data.tags.get("folder", tags["folder"]))
+    if str(before) != tags["folder"] and before.is_dir():
+        say(
+            f"warning: this run was in {before}, what only lies there is not used: to go on from "
+            f"it, give --output-root {before.parent}"
+        )
     if "command" in request.tags:
         tags["command"] = request.tags["command"]
     if request.add_seeds:
@@ -292,7 +296,15 @@ def continue_run(
         continuation_id=given,
     )
     reopen(store, dataclasses.asdict(opening))
+    _log_settings(store, parent.info.run_id, request)
     return RunRecord(store, opening, say, is_continued=True)
+
+
+def _log_settings(store: Store, run_id: str, request: RunRequest) -> None:
+    """Record what runs are compared by in MLflow's tables and charts, where it is not yet."""
+    recorded = store.client.get_run(run_id).data.params
+    settings = {k: v for k, v in request.settings.items() if v is not None and k not in recorded}
+    store.log_params(run_id, settings)
 
 
 def continue_offline(

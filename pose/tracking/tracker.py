@@ -194,3 +194,14 @@ class Tracker:
     def fetch_results(self, member: RegisteredMember, folder: Path) -> None:
         """As `registry.fetch_results`."""
         registry.fetch_results(self._store, member, folder)
+
+
+def end_orphan(run_id: str) -> None:
+    """End as KILLED the run of a `mlflow run` that is gone, and cannot do it any more.
+
+    Raises:
+        InputError: the store cannot be reached.
+    """
+    store = Store(mlflow.get_tracking_uri())
+    store.set_tags(run_id, {"stop_reason": "killed"})
+    store.client.set_terminated(run_id, "KILLED")
