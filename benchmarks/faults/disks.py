@@ -13,13 +13,13 @@ from benchmarks.faults.outcome import Outcome, Try
 from pose.errors import InputError
 from pose.seeds import folder as seed_folder
 
-# Places and sizes of their file systems: too small at once, or after a while.
-SIZES = {
-    "outputs": ("1m", "8m", "14m", "20m"),
-    "cache": ("100k", "160k"),
-    "store": ("600k", "1000k", "1100k"),
-    "artifacts": ("100k", "5m", "12m"),
-    "temporary folder": ("0k", "1m", "3m"),
+# Places and the kilobytes that they have for what comes: too few at once, or after a while.
+ROOM = {
+    "outputs": (100, 8_000, 14_000, 20_000),
+    "cache": (100, 160),
+    "store": (20, 80, 300),
+    "artifacts": (100, 5_000, 12_000),
+    "temporary folder": (20, 1_000, 3_000),
 }
 READ_ONLY = ("outputs", "cache", "store", "artifacts", "temporary folder", "project")
 ENOUGH = "400m"
@@ -27,24 +27,23 @@ ENOUGH = "400m"
 
 def disks(lab: Lab) -> Iterator[Try]:
     """Every place full, at several sizes; then every place read-only."""
-    for place, sizes in SIZES.items():
-        for size in sizes:
-            yield Try(
-                fault=f"disk of the {place} full", name=size, run=partial(_fill, lab, place, size)
-            )
+    for place, rooms in ROOM.items():
+        for room in rooms:
+            run = partial(_fill, lab, place, room)
+            yield Try(fault=f"disk of the {place} full", name=f"{room} kB", run=run)
     for place in READ_ONLY:
         fault = "a place that may not be written to"
         yield Try(fault=fault, name=place, run=partial(_forbid, lab, place))
 
 
-def _fill(lab: Lab, place: str, size: str) -> Outcome:
-    attempt = Attempt(lab, f"full_{place}_{size}".replace(" ", "_"))
-    return _with_small(attempt, place, f"size={size}", _make_room)
+def _fill(lab: Lab, place: str, room: int) -> Outcome:
+    attempt = Attempt(lab, f"full_{place}_{room}".replace(" ", "_"))
+    return _with_small(attempt, place, room, _make_room)
 
 
 def _forbid(lab: Lab, place: str) -> Outcome:
     attempt = Attempt(lab, f"read_only_{place}".replace(" ", "_"))
-    return _with_small(attempt, place, "ro", _make_writable)
+    return _with_small(attempt, place, None, _make_writable)
 
 
 def _make_room(folder: Path) -> None:
@@ -60,24 +59,32 @@ def _mount(*arguments: str) -> None:
 
 
 @contextlib.contextmanager
-def _mounted(folder: Path, option: str) -> Iterator[None]:
-    """A file system in memory at `folder`, with what is there copied into it."""
+def _mounted(folder: Path, room: int | None) -> Iterator[None]:
+    """A file system in memory at `folder`, with what is there copied into it.
+
+    Args:
+        room: kilobytes for what comes; None: it may not be written to.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder.with_name(f"{folder.name}.kept")
     folder.rename(kept)
     folder.mkdir()
-    first = f"size={ENOUGH}" if option == "ro" else option
-    _mount("-t", "tmpfs", "-o", first, "faults", str(folder))
+    # A file system in memory counts pages of 4 kB.
+    used = sum(4 + 4 * -(-path.stat().st_size // 4096) for path in kept.rglob("*"))
+    size = ENOUGH if room is None else f"{used + room}k"
+    _mount("-t", "tmpfs", "-o", f"size={size}", "faults", str(folder))
     try:
         shutil.copytree(kept, folder, dirs_exist_ok=True)
-        if option == "ro":
+        if room is None:
             _mount("-o", "remount,ro", str(folder))
         yield
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def _with_small(attempt: Attempt, place: str, option: str, mend: Callable[[Path], None]) -> Outcome:
+def _with_small(
+    attempt: Attempt, place: str, room: int | None, mend: Callable[[Path], None]
+) -> Outcome:
     """Train where `place` is small, then mend it, and go on."""
     folders = {
         "outputs": attempt.folder / "outputs",
@@ -95,7 +102,7 @@ def _with_small(attempt: Attempt, place: str, option: str, mend: Callable[[Path]
         env = {"MLFLOW_TRACKING_URI": f"sqlite:///{folders['store'] / 'mlflow.db'}"}
     # The log is no part of the project: it lies beside it.
     log = f"../{attempt.name}.txt"
-    with _mounted(folders[place], option):
+    with _mounted(folders[place], room):
         done = attempt.finish(attempt.launch(attempt.training(), log=log, env=env), log)
         problems = list(_judge_end(attempt, done.code, done.text))
         mend(folders[place])
