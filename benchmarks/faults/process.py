@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -73,6 +74,8 @@ class Forked:
             sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
             sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
             sys.argv = list(command)
+            # Whatever this process makes of warnings; a command's own process shows them.
+            warnings.resetwarnings()
             if arm:
                 arm()
             code = _run_module(command[0])
