@@ -312,7 +312,16 @@ class VoteSetup(ComputeSetup):
         None, "run, or several joined by commas; default: the newest finished one"
     )
     voting: str = setting("soft", f"how members are combined: {', '.join(VOTINGS)}")
+    thresholds: bool = setting(
+        False, "shift the decision between classes to where macro F1 is highest"
+    )
     out_path: str = setting("predictions.csv", "file to write")
+    probabilities: bool = setting(
+        False, "add calibrated probabilities and the confidence to predictions.csv"
+    )
+    abstain: float | None = setting(
+        None, "add a column `ask`: keep the surest predictions, of which this part is to be right"
+    )
     parent: str | None = setting(
         None, "id of the run to take; default: the newest finished one of that name"
     )
@@ -333,6 +342,13 @@ class VoteSetup(ComputeSetup):
             raise InputError(f"parent must go with a single run, got {len(self.runs())} runs")
         if self.lock and (self.run or self.parent):
             raise InputError("lock must go without run and parent: it names its members itself")
+        if self.lock and (self.thresholds or self.probabilities or self.abstain is not None):
+            raise InputError(
+                "lock must go without thresholds, probabilities and abstain: it repeats a vote "
+                "with the settings that it had"
+            )
+        if self.abstain is not None:
+            _check("abstain", self.abstain, 0 < self.abstain < 1, "in (0, 1)")
 
     def runs(self) -> tuple[str, ...]:
         """The names in `run`, each once; none: the newest finished run is meant."""

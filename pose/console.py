@@ -127,6 +127,8 @@ class Console:
                 f"validation macro F1 {score.interval} on {score.rows_text()}; single members "
                 f"{min(score.members):.4f} to {max(score.members):.4f}"
             )
+        if vote.decision.abstention:
+            self.say(f"ask: {vote.decision.abstention}")
         if len(vote.members) == 1:
             self.say("a single member: there is nobody to agree with")
         else:

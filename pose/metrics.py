@@ -52,3 +52,28 @@ def brier(probs: np.ndarray, labels: np.ndarray) -> float:
     errors = probs.copy()
     errors[np.arange(len(labels)), labels] -= 1
     return float((errors**2).sum(axis=1).mean())
+
+
+def reliability(
+    probs: np.ndarray, labels: np.ndarray, num_bins: int = 15
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean confidence, accuracy and number of rows of each bin of `ece` that has rows."""
+    confidence = probs.max(axis=1)
+    is_right = probs.argmax(axis=1) == labels
+    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    counts = np.bincount(bins, minlength=num_bins)
+    has_rows = counts > 0
+    means = [
+        np.bincount(bins, weights=values, minlength=num_bins)[has_rows] / counts[has_rows]
+        for values in (confidence, is_right)
+    ]
+    return means[0], means[1], counts[has_rows]
+
+
+def calibration_scores(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """How far probabilities can be believed: NLL in nats, ECE and Brier score, by name."""
+    return {
+        "nll": nll(probs, labels),
+        "ece": ece(probs, labels),
+        "brier": brier(probs, labels),
+    }

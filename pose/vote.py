@@ -15,12 +15,12 @@ from pose.config import VoteSetup
 from pose.data.cache import open_cache
 from pose.data.folder import read_test_images, refuse_input
 from pose.data.source import find_dataset
-from pose.data.submission import read_submission
+from pose.data.submission import Submission, read_submission
 from pose.device import describe, keep_freed_memory, pick_device, pick_precision
 from pose.display import Display
 from pose.ensembling import diversity
 from pose.ensembling.fit import FitSpec
-from pose.ensembling.held_out import Decision, decide, decided
+from pose.ensembling.held_out import Decision, decide, decided, with_abstention
 from pose.ensembling.lock import (
     LOCK_FILE,
     Lock,
@@ -31,7 +31,9 @@ from pose.ensembling.lock import (
 from pose.ensembling.members import Member
 from pose.errors import InputError, first_few, one_line, printable
 from pose.files import file_to_write, write_text
+from pose.metrics import calibration_scores, reliability
 from pose.predictions import Predictions, write_predictions
+from pose.reports import plots
 from pose.reports.notes import describe_vote, members_csv
 from pose.results import Vote
 from pose.seeds.folder import decoding_of
@@ -57,6 +59,18 @@ class Ballot:
     probs: np.ndarray
     digest: str
     conditions: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What predictions.csv has besides id and label; named as in the lock.
+
+    Attributes:
+        ask_below: `ask` is true for predictions of a lower confidence; None: there is no `ask`.
+    """
+
+    has_probabilities: bool
+    ask_below: float | None
 
 
 def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
@@ -86,8 +100,11 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
             probs=combine_probs(ballot.probs, decision.how),
             class_labels=members[0].card.labels,
         )
-        text = submission.csv(combined.pred_labels())
-        own_lock = _lock_of(members, decision.how, ballot, text)
+        columns = _columns(setup, decision, lock)
+        text = _predictions_text(submission, combined, ballot.probs, decision.how, columns)
+        own_lock = dataclasses.replace(
+            _lock_of(members, decision.how, ballot, text), **dataclasses.asdict(columns)
+        )
         name = "+".join(dict.fromkeys(member.registered.run for member in members))
         tags = {"run": name, "voting": decision.how.rule}
         record = tracker.open_vote(f"{name}_{decision.how.rule}"[:250], tags)
@@ -105,6 +122,7 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
                 decision=decision,
             )
             files = _write_files(result, combined, text, own_lock, Path(staging) / "files")
+            files |= _draw(decision, Path(staging) / "files", name)
             # Beside what a link points at, not in place of the link.
             write_text(written_to, text)
             write_text(lock_to, lock_text(own_lock))
@@ -122,12 +140,50 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
 def _decide(members: Sequence[Member], setup: VoteSetup, lock: Lock | None) -> Decision:
     """How the members are combined: as they were in the lock, or as `setup` asks."""
     if lock is None:
-        return decide(members, FitSpec(rule=setup.voting), combine_probs)
+        spec = FitSpec(
+            rule=setup.voting,
+            has_temperature=setup.probabilities or setup.abstain is not None,
+            has_offsets=setup.thresholds,
+        )
+        decision = decide(members, spec, combine_probs)
+        return decision if setup.abstain is None else with_abstention(decision, setup.abstain)
     try:
         how = Combination.from_dict(lock.combination)
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"lock must hold a combination, found: {one_line(error)}") from error
     return decided(members, how, combine_probs)
+
+
+def _columns(setup: VoteSetup, decision: Decision, lock: Lock | None) -> Columns:
+    if lock is not None:
+        return Columns(has_probabilities=lock.has_probabilities, ask_below=lock.ask_below)
+    ask_below = decision.abstention.threshold if decision.abstention else None
+    return Columns(has_probabilities=setup.probabilities, ask_below=ask_below)
+
+
+def _predictions_text(
+    submission: Submission,
+    combined: Predictions,
+    probs: np.ndarray,
+    how: Combination,
+    columns: Columns,
+) -> str:
+    """predictions.csv; `probs` `(M, N, C)` are the members'."""
+    # Offsets move decisions, and are no part of how probable a class is.
+    calibrated = combine_probs(probs, dataclasses.replace(how, offsets=()))
+    confidence = calibrated[np.arange(len(calibrated)), combined.preds()]
+    names: list[str] = []
+    cells: list[list[str]] = [[] for _ in combined.ids]
+    if columns.has_probabilities:
+        names += [*(f"p_{label}" for label in combined.class_labels), "confidence"]
+        for row, own in enumerate(cells):
+            own += [f"{value:.6f}" for value in (*calibrated[row], confidence[row])]
+    if columns.ask_below is not None:
+        names.append("ask")
+        for row, own in enumerate(cells):
+            own.append("true" if confidence[row] < columns.ask_below else "false")
+    more_of = dict(zip(combined.ids, cells, strict=True))
+    return submission.csv(combined.pred_labels(), names, more_of)
 
 
 def _lock_of(members: Sequence[Member], how: Combination, ballot: Ballot, text: str) -> Lock:
@@ -262,6 +318,30 @@ def _write_files(
     return files
 
 
+def _draw(decision: Decision, folder: Path, name: str) -> dict[str, Path]:
+    """The pictures of what was fitted, by name."""
+    files = {}
+    selection, abstention = decision.selection, decision.abstention
+    if selection is not None and decision.how.temperature != 1:
+        stages = {
+            stage: reliability(probs, selection.labels)[:2]
+            for stage, probs in (
+                ("before", selection.rows.raw),
+                ("after", selection.rows.calibrated),
+            )
+        }
+        path = files["reliability.png"] = folder / "reliability.png"
+        title = f"{name}: confidence and accuracy, temperature {decision.how.temperature:.2f}"
+        plots.write_figure(lambda: plots.plot_reliability(stages, title), path)
+    if abstention is not None:
+        path = files["risk_coverage.png"] = folder / "risk_coverage.png"
+        plots.write_figure(
+            lambda: plots.plot_risk_coverage(abstention, f"{name}: predictions kept, and right"),
+            path,
+        )
+    return files
+
+
 def _record(
     record: VoteRecord, result: Vote, files: dict[str, Path], allowed: Sequence[str]
 ) -> None:
@@ -295,6 +375,13 @@ def _score_metrics(decision: Decision) -> dict[str, float]:
         metrics |= {"val_f1_low": score.interval.low, "val_f1_high": score.interval.high}
     if selection:
         metrics |= {f"rule_f1/{rule}": f1 for rule, f1 in selection.rule_scores.items()}
+    if selection and decision.how.temperature != 1:
+        for stage, probs in (("before", selection.rows.raw), ("after", selection.rows.calibrated)):
+            scores = calibration_scores(probs, selection.labels)
+            metrics |= {f"calibration/{score}_{stage}": value for score, value in scores.items()}
+    if decision.abstention:
+        metrics["ask/coverage"] = decision.abstention.coverage
+        metrics["ask/kept_acc"] = decision.abstention.accuracy
     if selection and selection.gain:
         metrics["gain_over_soft"] = selection.gain.value
     return metrics

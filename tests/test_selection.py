@@ -6,9 +6,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 
 from pose.ensembling import fit as fitting
+from pose.ensembling.abstention import choose_threshold, risk_coverage
 from pose.ensembling.bootstrap import f1_interval, gain_interval
 from pose.ensembling.fit import FitSpec, f1_of, fit, fit_offsets, fit_temperature, mixture_weights
 from pose.ensembling.selection import assign_folds, select, too_few
+from pose.metrics import calibration_scores
 from pose.vote import combine_probs
 from pose_models import Combination
 from pose_models.combination import RULES
@@ -148,3 +150,42 @@ def test_too_few_rows_are_named():
     assert too_few(labels[:99], ("a", "b")) == "99 common rows, fewer than 100"
     assert too_few(labels, ("a", "b")) == "4 common rows of class b, fewer than 5"
     assert too_few(np.repeat([0, 1], [60, 60]), ("a", "b")) is None
+
+
+def test_a_temperature_calibrates_rows_that_it_was_not_fitted_on():
+    probs, labels = draw([1.5], num_rows=2000)
+    # Logits of unit noise and a shift of 1.5 ask for a factor of 1.5: this is four times as sure.
+    sure = probs**6 / (probs**6).sum(axis=2, keepdims=True)
+    chosen = select(sure, labels, FitSpec(rule="soft", has_temperature=True), combine_probs)
+    assert chosen.how.temperature > 1.5
+    before = calibration_scores(chosen.rows.raw, labels)
+    after = calibration_scores(chosen.rows.calibrated, labels)
+    assert all(after[name] < before[name] for name in ("nll", "ece", "brier"))
+    np.testing.assert_array_equal(chosen.rows.raw.argmax(1), chosen.rows.calibrated.argmax(1))
+
+
+def test_the_surest_predictions_are_kept_while_enough_are_right():
+    confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
+    is_right = np.array([True, True, False, True, False])
+    coverage, accuracy = risk_coverage(confidence, is_right)
+    np.testing.assert_allclose(coverage, [0.2, 0.4, 0.6, 0.8, 1])
+    np.testing.assert_allclose(accuracy, [1, 1, 2 / 3, 3 / 4, 3 / 5])
+    labels = np.zeros(5, dtype=int)
+    assert choose_threshold(confidence, is_right, labels, 0.75).threshold == 0.6
+    assert choose_threshold(confidence, is_right, labels, 0.9).threshold == 0.8
+    # Nothing is sure enough: all are asked about.
+    assert choose_threshold(confidence, ~is_right, labels, 0.9).threshold > 1
+
+
+def test_as_many_new_predictions_are_right_as_was_asked_for():
+    probs, labels = draw([1.5, 1.5], num_rows=2000)
+    right = probs.mean(axis=0).argmax(axis=1) == labels
+    confidence = probs.mean(axis=0).max(axis=1)
+    chosen = choose_threshold(confidence, right, labels, 0.95)
+    new_probs, new_labels = draw([1.5, 1.5], num_rows=20_000, seed=1)
+    kept = new_probs.mean(axis=0).max(axis=1) >= chosen.threshold
+    new_right = new_probs.mean(axis=0).argmax(axis=1) == new_labels
+    assert right.mean() < 0.92
+    assert new_right[kept].mean() == pytest.approx(0.95, abs=0.02)
+    assert kept.mean() == pytest.approx(chosen.coverage, abs=0.08)
+    assert chosen.accuracy == pytest.approx(0.95, abs=0.03)

@@ -18,7 +18,7 @@ from mlflow.entities.model_registry import ModelVersion
 from pose.config import Setup, VoteSetup
 from pose.display import NoDisplay
 from pose.ensembling.fit import FitSpec
-from pose.ensembling.held_out import decide
+from pose.ensembling.held_out import decide, with_abstention
 from pose.ensembling.members import check_classes
 from pose.errors import InputError
 from pose.named_runs import resolve_run
@@ -316,3 +316,33 @@ def test_too_few_rows_make_a_vote_soft_and_it_says_so(place):
     assert decision.how.rule == "soft"
     assert decision.note == "soft, nothing fitted: 60 common rows, fewer than 100"
     assert decision.score.num_rows == 60
+    with pytest.raises(InputError, match="abstain must have rows to choose a confidence on, found"):
+        with_abstention(decision, 0.9)
+
+
+# Probabilities, and when to ask
+
+
+def test_probabilities_confidence_and_ask_are_columns_that_a_lock_repeats(place):
+    voted = place.vote(voting="hard", thresholds=True, probabilities=True, abstain=0.8)
+    written = place.out.read_bytes()
+    with open(place.out, newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert list(rows[0]) == ["id", "label", "p_0", "p_1", "confidence", "ask"]
+    for row in rows:
+        assert float(row["p_0"]) + float(row["p_1"]) == pytest.approx(1, abs=2e-6)
+        assert row["confidence"] == row[f"p_{row['label']}"]
+        margin = float(row["confidence"]) - voted.decision.abstention.threshold
+        # The file has six digits of it.
+        assert abs(margin) < 1e-5 or row["ask"] == str(margin < 0).lower()
+    run = place.client().get_run(voted.run_id)
+    assert {
+        f"calibration/{score}_{stage}"
+        for score in ("nll", "ece", "brier")
+        for stage in ("before", "after")
+    } < set(run.data.metrics)
+    assert run.data.metrics["val_nll"] == run.data.metrics["calibration/nll_after"]
+    names = {item.path for item in place.client().list_artifacts(voted.run_id)}
+    assert {"reliability.png", "risk_coverage.png"} < names
+    place.vote(lock=voted.run_id)
+    assert place.out.read_bytes() == written

@@ -34,16 +34,26 @@ class Submission:
     id_column: int = 0
     written: Mapping[str, str]
 
-    def csv(self, label_of: Mapping[str, str]) -> str:
-        """The predictions as CSV; ids without a label (unreadable images) have no row."""
+    def csv(
+        self,
+        label_of: Mapping[str, str],
+        more_names: Sequence[str] = (),
+        more_of: Mapping[str, Sequence[str]] | None = None,
+    ) -> str:
+        """The predictions as CSV; ids without a label (unreadable images) have no row.
+
+        Args:
+            more_names, more_of: columns after the two, and each id's cells in them.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         if self.header:
-            writer.writerow(self.header)
+            writer.writerow((*self.header, *more_names))
         for image_id, shown in self.written.items():
             if image_id in label_of:
                 cells = (shown, label_of[image_id])
-                writer.writerow(cells if self.id_column == 0 else cells[::-1])
+                more = more_of[image_id] if more_of is not None else ()
+                writer.writerow((*(cells if self.id_column == 0 else cells[::-1]), *more))
         return text.getvalue()
 
 

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from pose import metrics
+from pose.ensembling.abstention import Abstention, choose_threshold
 from pose.ensembling.bootstrap import Interval, f1_interval
 from pose.ensembling.fit import Combine, FitSpec, f1_of
 from pose.ensembling.joined import Joined, join
 from pose.ensembling.members import Member
 from pose.ensembling.selection import Selection, select, too_few
+from pose.errors import InputError
 from pose_models.combination import UNFITTED, Combination
 
 # Below this many rows a score says too little to be shown.
@@ -61,12 +63,14 @@ class Decision:
     Attributes:
         note: why, for people; empty where there was nothing to decide.
         selection: how it was fitted or chosen, where it was.
+        abstention: which predictions are to be kept, where that was asked.
     """
 
     how: Combination
     score: HeldOutScore
     note: str = ""
     selection: Selection | None = None
+    abstention: Abstention | None = None
 
 
 def decide(members: Sequence[Member], spec: FitSpec, combine: Combine) -> Decision:
@@ -89,6 +93,24 @@ def decide(members: Sequence[Member], spec: FitSpec, combine: Combine) -> Decisi
         note = f"{spec.rule}, nothing fitted: {reason}"
     how = Combination(rule=spec.rule)
     return Decision(how=how, score=score_unfitted(members, how, combine), note=note)
+
+
+def with_abstention(decision: Decision, target: float) -> Decision:
+    """The decision with a threshold that keeps predictions of which `target` are right.
+
+    Raises:
+        InputError: there are too few rows to choose it on.
+    """
+    if decision.selection is None:
+        raise InputError(
+            f"abstain must have rows to choose a confidence on, found {decision.note or 'none'}"
+        )
+    rows, labels = decision.selection.rows, decision.selection.labels
+    preds = rows.probs.argmax(axis=1)
+    confidence = rows.calibrated[np.arange(len(preds)), preds]
+    return dataclasses.replace(
+        decision, abstention=choose_threshold(confidence, preds == labels, labels, target)
+    )
 
 
 def decided(members: Sequence[Member], how: Combination, combine: Combine) -> Decision:

@@ -21,6 +21,8 @@ class Lock:
     Attributes:
         members: each with the SHA-256 of its weights.
         combination: as `pose_models.Combination.to_dict` wrote it.
+        has_probabilities, ask_below: which columns predictions.csv has besides id and label, and
+            the confidence below which `ask` is true.
         test_digest: of ids and contents of the test images.
         predictions_sha256: of predictions.csv.
         conditions: versions of software, device and arithmetic, by name.
@@ -32,6 +34,8 @@ class Lock:
     test_digest: str
     predictions_sha256: str
     conditions: dict[str, str]
+    has_probabilities: bool = False
+    ask_below: float | None = None
 
     def differences(self, other: "Lock") -> list[str]:
         """What `other`, a repetition of this vote, has otherwise, a line each."""

@@ -6,6 +6,7 @@ import io
 from pose.config import typed
 from pose.ensembling.held_out import Decision
 from pose.ensembling.out_of_fold import OutOfFold
+from pose.metrics import calibration_scores
 from pose.named_runs import NAMED_RUNS, ResolvedRun
 from pose.results import SeedResult, SweepResult, Vote, spread
 
@@ -139,13 +140,27 @@ def describe_vote(vote: Vote) -> str:
 
 
 def _decision_lines(decision: Decision) -> list[str]:
-    """How the rule was decided, and what each gave on rows that it was not fitted on."""
+    """What was chosen and fitted, and how good it is on rows that it was not fitted on."""
+    selection = decision.selection
     lines = ["", f"Voting: {decision.note}."] if decision.note else []
-    if decision.selection is None or decision.selection.gain is None:
-        return lines
-    scores = decision.selection.rule_scores
-    lines += ["", "| rule | macro F1, cross-fitted |", "|---|---|"]
-    return lines + [f"| {rule} | {scores[rule]:.4f} |" for rule in scores]
+    if decision.abstention:
+        lines += ["", f"`ask`: {decision.abstention}."]
+    if selection and decision.how.temperature != 1:
+        before = calibration_scores(selection.rows.raw, selection.labels)
+        after = calibration_scores(selection.rows.calibrated, selection.labels)
+        lines += [
+            "",
+            f"Calibrated with the temperature {decision.how.temperature:.2f}, on rows that it was "
+            "not fitted on:",
+            "",
+            "| | before | after |",
+            "|---|---|---|",
+            *(f"| {name} | {before[name]:.4f} | {after[name]:.4f} |" for name in before),
+        ]
+    if selection and selection.gain:
+        lines += ["", "| rule | macro F1, cross-fitted |", "|---|---|"]
+        lines += [f"| {rule} | {score:.4f} |" for rule, score in selection.rule_scores.items()]
+    return lines
 
 
 def members_csv(vote: Vote) -> str:

@@ -4,7 +4,7 @@ Names come from data: no text is taken for mathematics.
 """
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pose.ensembling.abstention import Abstention
 from pose.files import atomic_path
 from pose.history import Row
 from pose.member_key import MemberKey
@@ -146,3 +147,38 @@ def _plot_best(axes: Axes, best: Sequence[float]) -> None:
     axes.set_xlabel("seed")
     axes.margins(x=0.15, y=0.15)
     axes.grid(alpha=0.25)
+
+
+def plot_reliability(stages: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figure:
+    """Accuracy over mean confidence, bin by bin; on the diagonal both are equal.
+
+    Args:
+        stages: confidences and accuracies of bins, by what they are of.
+    """
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle=":")
+    for color, (name, (confidence, accuracy)) in zip(
+        (TRAIN_COLOR, VAL_COLOR), stages.items(), strict=False
+    ):
+        axes.plot(confidence, accuracy, "o-", color=color, label=name)
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("mean confidence")
+    axes.set_ylabel("part that is right")
+    axes.grid(alpha=0.25)
+    axes.legend(loc="upper left")
+    return figure
+
+
+def plot_risk_coverage(abstention: Abstention, title: str) -> Figure:
+    """The part of kept predictions that is right over the part that is kept, the choice marked."""
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(abstention.curve_coverage, abstention.curve_accuracy, color=VAL_COLOR)
+    axes.axhline(abstention.target, color=BEST_COLOR, linestyle=":", linewidth=1)
+    axes.plot(abstention.coverage, abstention.accuracy, "o", color=BEST_COLOR)
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("part of the predictions that is kept, the surest first")
+    axes.set_ylabel("part of these that is right")
+    axes.grid(alpha=0.25)
+    return figure
