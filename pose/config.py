@@ -236,10 +236,16 @@ class ComputeSetup(DataSetup):
     device: str = setting("auto", "auto, cpu, cuda, cuda:<n> or mps")
     precision: str = setting("auto", f"arithmetic to compute in: {', '.join(PRECISIONS)}")
     cache_root: str | None = setting(None, "folder for decoded images; default: ~/.cache/pose")
+    registry_name: str = setting(
+        "pose", "registered model that members are versions of; votes: <name>-ensemble"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_choice("precision", self.precision, PRECISIONS)
+        # MLflow forbids some characters in such a name, and a filter cannot quote others.
+        is_valid = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.registry_name) is not None
+        _check("registry_name", self.registry_name, is_valid, "letters, digits, _, . and -")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -99,6 +99,7 @@ class Plan:
             "recipe": self.run.title(),
             "is_changed": str(bool(self.run.changes)).lower(),
             "model_format": self.setup.model_format,
+            "registry_name": self.setup.registry_name,
         }
 
     def params(self, member: MemberKey) -> dict[str, Any]:

@@ -130,7 +130,8 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
             ensemble = SeedEnsemble(models, decision.how).eval()
             tags["num_members"] = str(len(members))
             config = predictor_config([member.card for member in members], setup.precision)
-            record.log_model(ensemble, config, [files["members.csv"], files[LOCK_FILE]], tags)
+            kept = [files["members.csv"], files[LOCK_FILE]]
+            record.log_model(ensemble, config, kept, tags, setup.registry_name)
         record.finish("FINISHED")
     if lock:
         _show_repetition(lock, own_lock, display)

@@ -47,11 +47,19 @@ def find_voters(
     """
     if lock is not None:
         return _locked_voters(lock, setup, tracker, display)
-    runs = setup.runs() or (tracker.newest_run_name(),)
+    if setup.parent:
+        runs = setup.runs() or (tracker.run_name_of(setup.parent),)
+    else:
+        runs = setup.runs() or (tracker.newest_run_name(setup.registry_name),)
     states_of = {}
     dataset = setup.dataset
     for run in runs:
-        found = tracker.find_members(run, setup.parent, may_be_unfinished=setup.allow_missing)
+        found = tracker.find_members(
+            run,
+            setup.parent,
+            registry_name=setup.registry_name,
+            may_be_unfinished=setup.allow_missing,
+        )
         states_of[run] = found.states
         num_found = sum(bool(state.versions) for state in found.states)
         num_promised = sum(state.is_promised for state in found.states)

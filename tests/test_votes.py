@@ -53,10 +53,16 @@ def trained(tmp_path_factory, make_dataset):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        small = {"model": "simple_cnn", "image_size": 16, "num_epochs": 2, "batch_size": 64}
-        plan = make_plan(resolve_run(None, "tiny", small), Setup(dataset=str(data)))
-        train_run(plan, Tracker(), NoDisplay(), lambda: None)
+        train(data)
     return folder
+
+
+def train(data: Path, registry_name: str = "pose", **changes: object) -> None:
+    """Train a run `tiny` in the folder and the store of the moment."""
+    small = {"model": "simple_cnn", "image_size": 16, "num_epochs": 2, "batch_size": 64, **changes}
+    setup = Setup(dataset=str(data), registry_name=registry_name)
+    plan = make_plan(resolve_run(None, "tiny", small), setup)
+    train_run(plan, Tracker(), NoDisplay(), lambda: None)
 
 
 class Place:
@@ -346,3 +352,25 @@ def test_probabilities_confidence_and_ask_are_columns_that_a_lock_repeats(place)
     assert {"reliability.png", "risk_coverage.png"} < names
     place.vote(lock=voted.run_id)
     assert place.out.read_bytes() == written
+
+
+# Names in a registry that others use too
+
+
+def test_members_are_found_by_registry_name_or_by_parent(place):
+    """A run of the same name by somebody else, newer, under another name in the registry."""
+    train(place.data, registry_name="team", seeds=(5,), num_epochs=1)
+    (theirs,) = place.client().search_model_versions("name = 'team'")
+    assert [m.registered.seed for m in place.vote().members] == [0, 1, 2]
+    voted = place.vote(registry_name="team")
+    assert [m.registered.uri for m in voted.members] == ["models:/team/1"]
+    assert place.client().search_model_versions("name = 'team-ensemble'")
+    # A parent says itself what it is called and where its members are.
+    by_parent = place.vote(parent=theirs.tags["parent_run_id"])
+    assert by_parent.members[0].registered == voted.members[0].registered
+    with pytest.raises(InputError, match="run must have models registered as nobody, found none"):
+        place.vote(registry_name="nobody", run="tiny")
+    with pytest.raises(InputError, match="found no finished one below nobody"):
+        place.vote(registry_name="nobody")
+    with pytest.raises(InputError, match="parent must be the id of a training run, got 'x'"):
+        place.vote(parent="x")

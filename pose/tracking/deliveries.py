@@ -211,9 +211,7 @@ class Deliveries:
         missing = {key: value for key, value in best.items() if key not in run.data.metrics}
         if missing:
             self._store.log_metrics(run_id, missing, at=record.at)
-        if not self._store.search_versions(
-            f"name = '{registry.MODEL_NAME}' and run_id = '{run_id}'"
-        ):
+        if not self._store.search_versions(f"run_id = '{run_id}'"):
             found = self.load_model(values["member"])
             if isinstance(found, InputError):
                 self._say(f"warning: {found}; it is not registered")
@@ -235,7 +233,7 @@ class Deliveries:
         tags = run.data.tags
         packaging.register(
             self._store,
-            registry.MODEL_NAME,
+            tags.get(registry.NAME_TAG, registry.MODEL_NAME),
             run.info.run_id,
             model_id,
             {

@@ -17,7 +17,8 @@ from pose.seeds import folder as seed_folder
 from pose.tracking.store import PARENT_TAG, Store, StoreError, store_errors
 
 MODEL_NAME = "pose"
-ENSEMBLE_NAME = "pose-ensemble"
+# On runs: the registered model that their members are versions of; older ones lack it.
+NAME_TAG = "registry_name"
 # On the trials of a sweep: the sweep's run.
 SWEEP_TAG = "sweep_run_id"
 
@@ -49,43 +50,58 @@ def is_complete(run: Run) -> bool:
     return run.info.status == "FINISHED" if record is None else record == "true"
 
 
-def newest_run_name(store: Store) -> str:
+def ensemble_name(registry_name: str) -> str:
+    """The registered model that votes of such members are versions of."""
+    return f"{registry_name}-ensemble"
+
+
+def newest_run_name(store: Store, registry_name: str = MODEL_NAME) -> str:
     """The name of the newest finished training run that is no trial of a sweep.
 
     Raises:
         InputError: there is none.
     """
-    parents = _parents(store, store.search_versions(f"name = '{MODEL_NAME}'"))
+    parents = _parents(store, store.search_versions(f"name = '{registry_name}'"))
     finished = [run for run in parents if is_complete(run) and SWEEP_TAG not in run.data.tags]
     if not finished:
         raise InputError(
-            "run must be trained before it can vote, found no finished one in this tracking "
-            "store: mlflow run . -e train -P run=demo -P dataset=demo trains one"
+            f"run must be trained before it can vote, found no finished one below {registry_name} "
+            "in this tracking store: mlflow run . -e train -P run=demo -P dataset=demo trains one"
         )
     return max(finished, key=lambda run: run.info.start_time).data.tags["run"]
 
 
 def find_members(
-    store: Store, run: str, parent_run_id: str | None = None, *, may_be_unfinished: bool = False
+    store: Store,
+    run: str,
+    parent_run_id: str | None = None,
+    *,
+    registry_name: str = MODEL_NAME,
+    may_be_unfinished: bool = False,
 ) -> FoundMembers:
     """The members of the newest finished run named `run`, found and missing.
 
     Args:
-        parent_run_id: take this run instead, finished or not.
+        parent_run_id: take this run instead, finished or not, whatever its members' registry name.
+        registry_name: of the members of the runs among which to look.
         may_be_unfinished: where none is finished, take the newest.
 
     Raises:
         InputError: nothing is registered under that name; the message lists the known names.
     """
+    everything = (
+        f"tags.parent_run_id = '{parent_run_id}'" if parent_run_id else f"name = '{registry_name}'"
+    )
     versions = [
         found
-        for found in store.search_versions(f"name = '{MODEL_NAME}'")
+        for found in store.search_versions(everything)
         if found.tags.get("run") == run and "parent_run_id" in found.tags
     ]
     if not versions:
-        names = {v.tags.get("run") for v in store.search_versions(f"name = '{MODEL_NAME}'")}
+        names = {v.tags.get("run") for v in store.search_versions(f"name = '{registry_name}'")}
         raise InputError(
-            f"run must have registered models, found none under {run!r}; there are: "
+            f"run must have models registered as {registry_name}, found none of {run!r}"
+            f"{f' below {parent_run_id}' if parent_run_id else ''}; there are: "
             f"{known(names - {None})}. Train it first: mlflow run . -e train -P run={run}"
         )
     parents = _parents(store, versions)
@@ -99,11 +115,6 @@ def find_members(
                 "--allow-missing"
             )
         parent_run_id = max(candidates, key=lambda found: found.info.start_time).info.run_id
-    elif parent_run_id not in (ids := {found.tags["parent_run_id"] for found in versions}):
-        raise InputError(
-            f"parent must be a run named {run!r} with registered models ({known(ids)}), "
-            f"got {parent_run_id!r}"
-        )
     left_out: dict[str, set[MemberKey]] = {}
     for found in versions:
         parent = found.tags["parent_run_id"]
@@ -185,7 +196,7 @@ def _member(found: ModelVersion) -> RegisteredMember:
         seed=key.seed,
         fold=key.fold,
         version=int(found.version),
-        uri=f"models:/{MODEL_NAME}/{found.version}",
+        uri=f"models:/{found.name}/{found.version}",
         parent_run_id=found.tags["parent_run_id"],
         run_id=found.run_id or "",
         recipe=found.tags.get("recipe", found.tags["run"]),
@@ -218,8 +229,9 @@ def fetch_member(store: Store, member: RegisteredMember, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = "registered model"
+    registry_name = member.uri.split("/")[1]
     try:
-        source = store.client.get_model_version_download_uri(MODEL_NAME, str(member.version))
+        source = store.client.get_model_version_download_uri(registry_name, str(member.version))
         with store_errors(store.uri):
             repository = get_artifact_repository(source)
             for name in (seed_folder.CONFIG, seed_folder.WEIGHTS):

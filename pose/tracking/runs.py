@@ -129,8 +129,7 @@ class RunRecord:
     def _recorded_members(self) -> dict[MemberKey, SeedResult]:
         registered = {
             version.run_id
-            for version in self._store.search_versions(f"name = '{registry.MODEL_NAME}'")
-            if version.tags.get("parent_run_id") == self.run_id
+            for version in self._store.search_versions(f"tags.parent_run_id = '{self.run_id}'")
         }
         return {
             key: recorded_result(self._store, child)

@@ -10,6 +10,7 @@ from pathlib import Path
 import mlflow
 
 from pose.ensembling.members import RegisteredMember
+from pose.errors import InputError
 from pose.files import locked
 from pose.overview import RunOverview
 from pose.tracking import overview, registry
@@ -166,16 +167,36 @@ class Tracker:
         """As `overview.list_runs`."""
         return overview.list_runs(self._store)
 
-    def newest_run_name(self) -> str:
+    def newest_run_name(self, registry_name: str) -> str:
         """As `registry.newest_run_name`."""
-        return registry.newest_run_name(self._store)
+        return registry.newest_run_name(self._store, registry_name)
+
+    def run_name_of(self, run_id: str) -> str:
+        """The name of a training run.
+
+        Raises:
+            InputError: there is no such run.
+        """
+        run = self._store.get_run(run_id)
+        if run is None or "run" not in run.data.tags:
+            raise InputError(f"parent must be the id of a training run, got {run_id!r}")
+        return str(run.data.tags["run"])
 
     def find_members(
-        self, run: str, parent_run_id: str | None = None, *, may_be_unfinished: bool = False
+        self,
+        run: str,
+        parent_run_id: str | None,
+        *,
+        registry_name: str,
+        may_be_unfinished: bool,
     ) -> registry.FoundMembers:
         """As `registry.find_members`."""
         return registry.find_members(
-            self._store, run, parent_run_id, may_be_unfinished=may_be_unfinished
+            self._store,
+            run,
+            parent_run_id,
+            registry_name=registry_name,
+            may_be_unfinished=may_be_unfinished,
         )
 
     def fetch_lock(self, run_id: str, folder: Path) -> Path:

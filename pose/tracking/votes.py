@@ -35,8 +35,9 @@ class VoteRecord:
         config: PredictorConfig,
         extra_files: Sequence[Path],
         tags: Mapping[str, str],
+        registry_name: str,
     ) -> int:
-        """Log the ensemble and register it; returns the version."""
+        """Log the ensemble and register it beside members of that name; returns the version."""
         model_id = packaging.log_model(
             self._store,
             self.run_id,
@@ -44,7 +45,8 @@ class VoteRecord:
             config=config,
             extra_files=extra_files,
         )
-        return packaging.register(self._store, registry.ENSEMBLE_NAME, self.run_id, model_id, tags)
+        name = registry.ensemble_name(registry_name)
+        return packaging.register(self._store, name, self.run_id, model_id, tags)
 
     def artifact(self, name: str) -> str:
         """Where an artifact lies; a path where the store is on this machine."""
