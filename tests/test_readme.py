@@ -16,11 +16,17 @@ import yaml
 from click.testing import CliRunner
 from project import Project
 
-from entrypoints import data, ensemble, runs, train
+from entrypoints import data, ensemble, runs, sweep, train
 from pose.named_runs import NAMED_RUNS
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = {"train": train.main, "ensemble": ensemble.main, "data": data.main, "runs": runs.main}
+COMMANDS = {
+    "train": train.main,
+    "ensemble": ensemble.main,
+    "data": data.main,
+    "runs": runs.main,
+    "sweep": sweep.main,
+}
 README, RUSSIAN = ROOT / "README.md", ROOT / "README.ru.md"
 DOCUMENTS = [README, RUSSIAN, *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -204,7 +210,7 @@ LINES = sorted(
         line.split("  #")[0].strip()
         for path in DOCUMENTS
         for _, block in blocks_of(path, "bash")
-        for line in block.splitlines()
+        for line in block.replace("\\\n", "").splitlines()
     }
 )
 MLFLOW_RUNS = [line for line in LINES if line.startswith("mlflow run . -e")]
