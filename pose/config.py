@@ -22,6 +22,7 @@ MODEL_FORMATS = ("pickle", "pt2")
 VOTINGS = ("soft", "hard", "rank", "weighted", "greedy", "stacking", "auto")
 EXIF = ("obey", "ignore")
 FRAMINGS = ("resize", "crop", "fit")
+ENGINES = ("local", "processes")
 # A budget below this would go into starting and saving, not into training.
 MIN_SEED_SECONDS = 5
 
@@ -259,6 +260,13 @@ class Setup(ComputeSetup):
     output_root: str = setting("outputs", "folder for the members' folders <run_name>/seed_<seed>")
     run_name: str | None = setting(None, "name of the run; default: the named run, else the model")
     model_format: str = setting("pickle", f"format of models in MLflow: {', '.join(MODEL_FORMATS)}")
+    engine: str = setting(
+        "local", "where members are trained: local: one after another; processes: several at once"
+    )
+    parallel: int = setting(1, "processes: members that train at the same time")
+    threads: int = setting(
+        0, "CPU threads per member, on which its weights depend; 0: the cores, shared by parallel"
+    )
     fresh: bool = setting(False, "begin anew where an unfinished run would be continued")
     add_seeds: tuple[int, ...] = setting(
         (), "seeds to add to the newest finished run of the same recipe and data"
@@ -268,6 +276,13 @@ class Setup(ComputeSetup):
         super().__post_init__()
         _check_choice("model_format", self.model_format, MODEL_FORMATS)
         _check_seeds("add_seeds", self.add_seeds)
+        _check_choice("engine", self.engine, ENGINES)
+        _check("parallel", self.parallel, self.parallel >= 1, "at least 1")
+        _check("threads", self.threads, self.threads >= 0, "at least 0")
+        if self.parallel > 1 and self.engine == "local":
+            raise InputError(
+                f"parallel must be 1 with engine=local, got {self.parallel}: add engine=processes"
+            )
         if self.fresh and self.add_seeds:
             raise InputError("fresh and add_seeds must not both be given: one begins a new run")
 

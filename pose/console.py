@@ -17,7 +17,8 @@ class Console:
 
     def __init__(self) -> None:
         self._has_bars = sys.stderr.isatty()
-        self._bar: tqdm | None = None
+        # By what they show: members that train at the same time have one each.
+        self._bars: dict[str, tqdm] = {}
         self._last_line = 0.0
 
     def say(self, text: str) -> None:
@@ -79,12 +80,11 @@ class Console:
                 self._last_line = now
                 self.say(f"{what}: {done} of {total}")
             return
-        if self._bar is None:
-            self._bar = tqdm(desc=what, total=total, unit=unit, leave=False, file=sys.stderr)
-        self._bar.update(done - self._bar.n)
+        if what not in self._bars:
+            self._bars[what] = tqdm(desc=what, total=total, unit=unit, leave=False, file=sys.stderr)
+        self._bars[what].update(done - self._bars[what].n)
         if done >= total:
-            self._bar.close()
-            self._bar = None
+            self._bars.pop(what).close()
 
     def show_summary(self, result: RunResult) -> None:
         """A run is finished: mean, folder, and how to look at it."""

@@ -18,6 +18,12 @@ class DivergedError(InputError):
     stop_reason = "diverged"
 
 
+class DiedError(InputError):
+    """A process that trained a seed is gone, and nobody knows why."""
+
+    stop_reason = "killed"
+
+
 def known(names: Iterable[object]) -> str:
     """`names`, sorted and joined, for the end of a message about an unknown one."""
     return ", ".join(sorted(str(name) for name in names)) or "none"

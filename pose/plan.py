@@ -46,6 +46,11 @@ class Plan:
         return self.run.recipe
 
     @property
+    def threads(self) -> int:
+        """CPU threads of each member."""
+        return self.setup.threads or max(1, torch.get_num_threads() // self.setup.parallel)
+
+    @property
     def cache_root(self) -> Path | None:
         """Folder of decoded images, where one was named."""
         return Path(self.setup.cache_root) if self.setup.cache_root else None
@@ -115,6 +120,7 @@ class Plan:
             "recipe": self.run.title(),
             "device": self.device,
             "precision": str(self.precision).removeprefix("torch."),
+            "threads": self.threads,
         }
 
     def text(self) -> str:

@@ -23,7 +23,7 @@ from pose.reports.notes import describe_seeds
 from pose.restore import restore_results
 from pose.results import RunResult, SeedResult, spread
 from pose.seeds import folder as seed_folder
-from pose.seeds.engines import Budget, train_here
+from pose.seeds.engines import Budget, pick_engine
 from pose.seeds.job import SeedJob
 from pose.stop import Stop, ending
 from pose.tracking import DataRecord, RunRecord, RunRequest, SeedRecord, Tracker
@@ -162,7 +162,8 @@ def _train_members(
     results = dict(finished)
     jobs = [_job(plan, loaded, key) for key in promised if key not in finished]
     budget = _budget(plan, len(promised), finished.values())
-    for result in train_here(jobs, open_tracker, display, stop, loaded=loaded, budget=budget):
+    train = pick_engine(plan.setup)
+    for result in train(jobs, open_tracker, display, stop, loaded=loaded, budget=budget):
         results[result.key] = result
         if result.is_finished:
             display.say(
@@ -184,6 +185,7 @@ def _job(plan: Plan, loaded: LoadedData, member: MemberKey) -> SeedJob:
         num_workers=plan.setup.num_workers,
         device=plan.setup.device,
         precision=plan.setup.precision,
+        threads=plan.threads,
     )
 
 
@@ -195,7 +197,7 @@ def _budget(plan: Plan, num_members: int, finished: Iterable[SeedResult]) -> Bud
     share = plan.recipe.member_seconds()
     if share is None:
         return None
-    budget = Budget(share * num_members, num_members)
+    budget = Budget(share * num_members, num_members, plan.setup.parallel)
     for result in finished:
         budget.spend(result.seconds)
     return budget

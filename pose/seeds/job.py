@@ -19,6 +19,7 @@ class SeedJob:
         fold: the fold that validates it, counted from 1; 0: the recipe has no folds.
         dataset: the data folder.
         output: the member's own folder; a checkpoint in it is continued.
+        threads: of the CPU; 0: as many as torch takes.
         time_limit: seconds for all of its epochs, instead of the recipe's number of epochs.
     """
 
@@ -32,6 +33,7 @@ class SeedJob:
     num_workers: int = 0
     device: str = "auto"
     precision: str = "auto"
+    threads: int = 0
     time_limit: float | None = None
 
     @property

@@ -65,6 +65,8 @@ def _train(
     job: SeedJob, loaded: LoadedData, tracker: SeedTracker, display: Display, stop: Stop
 ) -> SeedResult:
     recipe = job.recipe
+    if job.threads and job.threads != torch.get_num_threads():
+        torch.set_num_threads(job.threads)
     device = pick_device(job.device)
     precision = pick_precision(job.precision, device)
     data = training_data(loaded, recipe, job.key, device)
@@ -82,13 +84,24 @@ def _train(
         state.load_state_dict(saved)
         if saved["precision"] != str(precision):
             display.say(f"{job.key}: begun in {saved['precision']}, goes on in {precision}")
+        threads = saved.get("threads", torch.get_num_threads())
+        if device.type == "cpu" and threads != torch.get_num_threads():
+            display.say(
+                f"{job.key}: begun with {threads} threads, goes on with "
+                f"{torch.get_num_threads()}: its weights depend on them"
+            )
     tracker.log_epochs(state.history)
     seconds_before = state.seconds
 
     def save_then_log(state: TrainState, row: Row) -> None:
         # In this order a kill in between loses nothing: what the checkpoint has and the tracker
         # lacks is recorded when the seed goes on.
-        checkpoint = {**state.state_dict(), "identity": identity, "precision": str(precision)}
+        checkpoint = {
+            **state.state_dict(),
+            "identity": identity,
+            "precision": str(precision),
+            "threads": torch.get_num_threads(),
+        }
         seed_folder.write_checkpoint(job.output, checkpoint)
         seed_folder.write_history(job.output, state.history)
         tracker.log_epochs(state.history)

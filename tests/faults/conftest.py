@@ -53,6 +53,15 @@ def limited_memory():
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+@pytest.fixture(scope="module")
+def all_memory(limited_memory):
+    """The limit is for strange input; a process started here would share it with its libraries."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def state_of(folder: Path) -> dict[str, tuple[int, int, int]]:
     """Kind, size and time of change of everything below `folder`."""
     return {

@@ -1,47 +1,18 @@
-"""Where seeds are trained. An engine takes jobs and gives their results as they come."""
+"""Trains seeds one after another in this process."""
 
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 
-from pose.config import MIN_SEED_SECONDS
 from pose.data.loaded import LoadedData
 from pose.device import pick_device
 from pose.display import Display
 from pose.errors import DivergedError
 from pose.results import SeedResult
+from pose.seeds.engines.budget import Budget
 from pose.seeds.job import OpenTracker, SeedJob
 from pose.seeds.train import train_seed
 from pose.stop import Stop
-
-# What saving and registering a seed takes, before the first one is measured.
-SAVING_SECONDS = 5.0
-
-
-class Budget:
-    """Time for several seeds, each of which gets an equal share of what the others left.
-
-    Args:
-        seconds: for all of them, saving and recording included.
-        num_seeds: how many share it.
-    """
-
-    def __init__(self, seconds: float, num_seeds: int) -> None:
-        self._seconds = seconds
-        self._num_seeds = num_seeds
-        self._overheads: list[float] = []
-
-    def share(self) -> float:
-        """Seconds for the epochs of the next seed."""
-        overheads = self._overheads or [SAVING_SECONDS]
-        expected = sum(overheads) / len(overheads)
-        return max(self._seconds / self._num_seeds - expected, MIN_SEED_SECONDS / 2)
-
-    def spend(self, seconds: float, overhead: float = SAVING_SECONDS) -> None:
-        """One seed is finished: `seconds` of epochs, and `overhead` for all else."""
-        self._seconds -= seconds + overhead
-        self._num_seeds -= 1
-        self._overheads.append(overhead)
 
 
 def train_here(

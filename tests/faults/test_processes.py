@@ -1,0 +1,154 @@
+"""Members in processes of their own: the same weights, the same record, and every way to end."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+from project import Project
+
+pytestmark = pytest.mark.usefixtures("all_memory")
+
+SMALL = {
+    "run": "ensemble_1",
+    "seeds": "1,2",
+    "num_epochs": 12,
+    "image_size": 32,
+    "batch_size": 16,
+    "threads": 1,
+}
+APART = {"engine": "processes", "parallel": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, make_dataset):
+    folder = tmp_path_factory.mktemp("processes_data") / "data"
+    return make_dataset(folder, num_per_class=(80, 60), size=40, num_test=4)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory, data) -> Project:
+    """A run whose members were trained one after another in one process."""
+    project = Project(tmp_path_factory.mktemp("here") / "pose")
+    project.run(*project.train_command(dataset=data, **SMALL))
+    return project
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    return Project(tmp_path / "pose")
+
+
+def start(project, data):
+    """Training in two processes, once the first has an epoch behind it."""
+    process = project.start(*project.train_command(dataset=data, **SMALL, **APART))
+    project.wait_for_epochs(process, "ensemble_1", 1, 1)
+    return process
+
+
+def go_on(project, data) -> str:
+    return project.run(*project.train_command(dataset=data, **SMALL, **APART))
+
+
+def assert_same(project, here):
+    """One parent, one child per seed, every epoch once; weights and histories as `here`."""
+    (parent,) = project.runs("train")
+    assert parent.data.tags["is_complete"] == "true"
+    children = project.children(parent)
+    assert {child.data.tags["seed"] for child in children} == {"1", "2"}
+    assert len(children) == 2
+    for child in children:
+        assert child.info.status == "FINISHED"
+        assert child.data.params["threads"] == "1"
+        points = project.client().get_metric_history(child.info.run_id, "train_loss")
+        assert [point.step for point in points] == list(range(1, 13))
+    for seed in (1, 2):
+        ours, theirs = (
+            torch.load(p.folder / f"outputs/ensemble_1/seed_{seed}/pose_cnn.pth", weights_only=True)
+            for p in (project, here)
+        )
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        for row, other in zip(
+            project.history("ensemble_1", seed), here.history("ensemble_1", seed), strict=True
+        ):
+            assert (row["train_loss"], row["val_loss"]) == (other["train_loss"], other["val_loss"])
+
+
+def pids_of(process) -> list[int]:
+    """The processes that train, oldest first; not the one that tidies up after them."""
+    with open(f"/proc/{process.pid}/task/{process.pid}/children") as handle:
+        pids = [int(pid) for pid in handle.read().split()]
+    return [pid for pid in pids if "spawn_main" in open(f"/proc/{pid}/cmdline").read()]
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, "stop.txt"])
+def test_a_stop_reaches_all_members_and_the_same_command_continues(project, here, data, by):
+    process = start(project, data)
+    if by == "stop.txt":
+        (project.folder / "stop.txt").write_text("")
+    else:
+        # As a terminal does: to every process.
+        for pid in [*pids_of(process), process.pid]:
+            os.kill(pid, by)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert "seed 1 epoch   1" in out
+    assert "seed 2: simple_cnn at 32 px" in out
+    reason = "stop_file" if by == "stop.txt" else "signal"
+    assert f"stopped ({reason})" in out
+    (parent,) = project.runs("train")
+    ends = {child.data.tags["stop_reason"] for child in project.children(parent)}
+    assert ends == {reason}
+    (project.folder / "stop.txt").unlink(missing_ok=True)
+    assert "continued after epoch" in go_on(project, data)
+    assert_same(project, here)
+
+
+def test_a_dead_process_is_one_line_and_its_member_goes_on(project, here, data):
+    process = start(project, data)
+    os.kill(pids_of(process)[0], signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.strip().startswith("error: every member's process must live to its end, found dead:")
+    assert "seed 1 (killed by SIGKILL)" in err
+    assert "seed 2: val_f1" in out
+    (parent,) = project.runs("train")
+    ends = {c.data.tags["seed"]: c.data.tags["stop_reason"] for c in project.children(parent)}
+    assert ends == {"1": "killed", "2": "epochs"}
+    out = go_on(project, data)
+    assert "seed 2: finished before" in out
+    assert "continued after epoch" in out
+    assert_same(project, here)
+
+
+def test_members_end_with_the_process_that_began_them(project, here, data):
+    process = start(project, data)
+    pids = pids_of(process)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 30
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        assert time.monotonic() < deadline, "members outlive what began them"
+        time.sleep(0.1)
+    assert "continued after epoch" in go_on(project, data)
+    assert_same(project, here)
+
+
+def test_a_member_that_diverges_stops_the_others(project, data):
+    wild = {**SMALL, "optimizer": "adam", "learning_rate": 1e10, "augmentation": "none"}
+    said = project.run(*project.train_command(dataset=data, **wild, **APART), code=2)
+    assert "error: seed " in said
+    assert "Traceback" not in said
+    (parent,) = project.runs("train")
+    assert parent.data.tags["stop_reason"] == "diverged"
+
+
+def test_other_threads_are_recorded_and_said(project, data):
+    process = project.start(*project.train_command(dataset=data, **SMALL))
+    project.wait_for_epochs(process, "ensemble_1", 1, 1)
+    process.terminate()
+    process.communicate(timeout=60)
+    out = project.run(*project.train_command(dataset=data, **{**SMALL, "threads": 2}))
+    assert "seed 1: begun with 1 threads, goes on with 2: its weights depend on them" in out
