@@ -31,6 +31,7 @@ from pose.data.folder import read_test_images
 from pose.data.loaded import load_data
 from pose.data.tensors import framing_of, training_data
 from pose.device import keep_freed_memory, pick_precision
+from pose.member_key import MemberKey
 from pose.named_runs import NAMED_RUNS
 from pose.seeds.train import build_fitted
 from pose.training.loop import train
@@ -136,7 +137,7 @@ def score_recipe(
         limit: seconds of training; None: the recipe's epochs.
     """
     loaded = load_data(folder, framing_of(recipe), cache_root)
-    data = training_data(loaded, recipe, seed, CPU)
+    data = training_data(loaded, recipe, MemberKey(seed), CPU)
     labels = loaded.dataset.classes.labels
     precision = pick_precision("auto", CPU)
     state = start_state(lambda: build_fitted(recipe, labels, data), recipe, seed, CPU)

@@ -224,7 +224,7 @@ class _Trials:
             raise InputError(f"trial {name} ({values}): {error}") from error
         seconds = self._clock.elapsed()
         if result.stop_reason is None:
-            self._study.tell(trial, [seed.val_f1 for seed in result.seeds], seconds)
+            self._study.tell(trial, [member.val_f1 for member in result.members], seconds)
             self._display.say(f"trial {name}: val_f1 {result.val_f1()}, {seconds:.0f} s")
         elif result.stop_reason == "pruned":
             self._study.tell_lost(trial, "pruned", seconds)
