@@ -78,6 +78,11 @@ def _train(
     dry_run: bool,
 ) -> None:
     # Imported here: --help and --list need not wait for torch and MLflow.
+    if (resolved.recipe.weights or "").startswith("models:/"):
+        from pose.run import bring_weights
+        from pose.tracking import Tracker
+
+        resolved = bring_weights(resolved, setup, Tracker())
     from pose.plan import check_located_data, make_plan
 
     plan = make_plan(resolved, setup)

@@ -57,6 +57,12 @@ class Recipe:
     pretrained: bool = setting(
         False, "start from torchvision's or timm's pretrained weights", no_op=False
     )
+    weights: str | None = setting(
+        None, "file of weights to start from, or models:/<name>/<version>", no_op=None
+    )
+    weights_sha256: str | None = setting(
+        None, "what that file's SHA-256 must be; default: whatever it is", no_op=None
+    )
     augmentation: str = setting("pose", "augmentation preset of the training images")
     seeds: tuple[int, ...] = setting((0, 1, 2), "seeds, joined by commas: one member each")
     image_size: int = setting(
@@ -144,6 +150,15 @@ class Recipe:
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
         _check("random_erasing", self.random_erasing, 0 <= self.random_erasing <= 1, "in [0, 1]")
         _check_choice("exif", self.exif, EXIF)
+        self._check_framing()
+        self._check_start()
+        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        _check_choice("schedule", self.schedule, SCHEDULES)
+        _check_choice("class_weighting", self.class_weighting, CLASS_WEIGHTINGS)
+        if self.split_seed is not None:
+            _check("split_seed", self.split_seed, 0 <= self.split_seed < 2**32, "in [0, 2**32)")
+
+    def _check_framing(self) -> None:
         _check_choice("framing", self.framing, FRAMINGS)
         if self.framing == "crop":
             _check(
@@ -156,11 +171,14 @@ class Recipe:
             raise InputError(
                 f"crop_from must go with framing crop, got framing {self.framing}: leave it out"
             )
-        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        _check_choice("schedule", self.schedule, SCHEDULES)
-        _check_choice("class_weighting", self.class_weighting, CLASS_WEIGHTINGS)
-        if self.split_seed is not None:
-            _check("split_seed", self.split_seed, 0 <= self.split_seed < 2**32, "in [0, 2**32)")
+
+    def _check_start(self) -> None:
+        if self.weights is not None and self.pretrained:
+            raise InputError(
+                "weights and pretrained must not both be given: both say where to start"
+            )
+        if self.weights is None and self.weights_sha256 is not None:
+            raise InputError("weights_sha256 must go with weights, got it alone")
 
     def seeds_text(self) -> str:
         """The seeds as they are typed: `76,100,123`."""
@@ -196,6 +214,8 @@ class Recipe:
             if getattr(self, field.name) != field.metadata["no_op"]
         }
         del settings["seeds"]
+        # Where they lie does not matter, but what they are: `weights_sha256`.
+        settings.pop("weights", None)
         if self.budget is not None:
             settings["budget"] = self.member_seconds()
         if self.folds:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pose.config import Recipe, Setup
+from pose.data.cache import default_cache_root
 from pose.data.folder import Dataset, read_dataset
 from pose.data.source import locate_dataset
 from pose.data.split import split_rows, unvalidated_classes
@@ -21,7 +22,8 @@ from pose.files import check_room
 from pose.member_key import MemberKey
 from pose.named_runs import ResolvedRun
 from pose.training.augment import PRESETS
-from pose_models import build_model, check_model_name, own_image_size
+from pose.weights import Transfer, match, read_weights
+from pose_models import ImageClassifier, build_model, check_model_name, own_image_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ class Plan:
         dataset.raise_if_fatal()
         for member in self.recipe.members(self.recipe.seeds):
             split_rows(dataset.labels, self.recipe, member)
+        self.transfer(dataset.classes.labels)
         num_bytes = self._needed_bytes(_check_model(self.recipe, dataset.classes.labels))
         check_room(self.folder.parent, num_bytes, "output_root", "checkpoints and weights")
 
@@ -81,6 +84,22 @@ class Plan:
         needed = weight_bytes * ((copies + 1) * num_members + copies)
         found = self.folder.rglob("*") if self.folder.is_dir() else ()
         return needed - sum(path.stat().st_size for path in found if path.is_file())
+
+    def transfer(self, labels: tuple[str, ...]) -> Transfer | None:
+        """What a network for these classes takes of the weights to start from, if there are any.
+
+        Raises:
+            InputError: less than half of it.
+        """
+        if self.recipe.weights is None:
+            return None
+        weights, _ = read_weights(self.recipe, self.cache_root or default_cache_root())
+        # Shapes are enough, except for networks that cannot be built without memory.
+        try:
+            network = _build(self.recipe, labels, torch.device("meta")).network
+        except NotImplementedError:
+            network = _build(self.recipe, labels, torch.device("cpu")).network
+        return match(network, weights)
 
     def warnings(self, dataset: Dataset) -> list[str]:
         """What the split makes of rare classes, for people; all of `dataset` can be split."""
@@ -153,6 +172,12 @@ def make_plan(run: ResolvedRun, setup: Setup) -> Plan:
     if setup.model_format == "pt2" and run.recipe.framing != "resize":
         # Its graph is that of one way through the framing; images of other sizes take another.
         raise InputError(f"model_format must be pickle with framing {run.recipe.framing}, got pt2")
+    if run.recipe.weights is not None:
+        cache_root = Path(setup.cache_root) if setup.cache_root else default_cache_root()
+        _, digest = read_weights(run.recipe, cache_root)
+        run = dataclasses.replace(
+            run, recipe=dataclasses.replace(run.recipe, weights_sha256=digest)
+        )
     device = pick_device(setup.device)
     folder = Path(setup.output_root) / run.name
     if folder.exists() and not folder.is_dir():
@@ -192,15 +217,10 @@ def _check_model(recipe: Recipe, labels: tuple[str, ...]) -> int:
     """
     try:
         # Without memory and arithmetic, unless there are weights to find.
-        with torch.device("cpu" if recipe.pretrained else "meta"):
-            model = build_model(
-                recipe.model,
-                labels,
-                framing_of(recipe),
-                pretrained=recipe.pretrained,
-                high_pass=recipe.high_pass,
-            )
-            size = (recipe.image_size, recipe.image_size)
+        device = torch.device("cpu" if recipe.pretrained else "meta")
+        model = _build(recipe, labels, device)
+        size = (recipe.image_size, recipe.image_size)
+        with device:
             model(torch.zeros(min(2, recipe.batch_size), 3, *size))
         return sum(value.nbytes for value in model.state_dict().values())
     except NotImplementedError:
@@ -212,6 +232,17 @@ def _check_model(recipe: Recipe, labels: tuple[str, ...]) -> int:
             f"{recipe.model} must accept image_size {recipe.image_size}, batch_size "
             f"{recipe.batch_size} and the other settings, found: {one_line(error)}"
         ) from error
+
+
+def _build(recipe: Recipe, labels: tuple[str, ...], device: torch.device) -> ImageClassifier:
+    with device:
+        return build_model(
+            recipe.model,
+            labels,
+            framing_of(recipe),
+            pretrained=recipe.pretrained,
+            high_pass=recipe.high_pass,
+        )
 
 
 def _setting_line(name: str, value: Any, changes: Mapping[str, object]) -> str:

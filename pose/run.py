@@ -1,12 +1,16 @@
 """A run: all its members under one parent, begun or continued, and their summary."""
 
+import dataclasses
 import json
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pose.config import Setup
+from pose.data.cache import default_cache_root
 from pose.data.loaded import LoadedData, load_data
 from pose.data.source import DEMO_MARKER, find_dataset
 from pose.data.tensors import framing_of
@@ -16,6 +20,7 @@ from pose.ensembling.out_of_fold import OutOfFold, score_folds
 from pose.errors import InputError, one_line
 from pose.files import locked, remove_partials, write_text, writing
 from pose.member_key import MemberKey
+from pose.named_runs import ResolvedRun
 from pose.plan import Plan
 from pose.predictions import Predictions, read_predictions, write_predictions
 from pose.reports import plots
@@ -27,6 +32,7 @@ from pose.seeds.engines import Budget, pick_engine
 from pose.seeds.job import SeedJob
 from pose.stop import Stop, ending
 from pose.tracking import DataRecord, RunRecord, RunRequest, SeedRecord, Tracker
+from pose.weights import keep_weights
 
 # Says in a run's folder which run it belongs to.
 OWNER_FILE = "training.json"
@@ -54,6 +60,7 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
                 display.say(f"continuing the unfinished training {record.run_id}")
             record.begin(plan.folder)
             record.log_text(loaded.dataset.report(), "data_report.txt")
+            _say_transfer(plan, loaded, record, display)
             # A store that refuses is found before training; one that is away is waited for.
             record.settle()
             results = _train_members(plan, loaded, record, tracker, display, stop)
@@ -74,6 +81,21 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
         seeds_page=record.seeds_page(),
         out_of_fold=out_of_fold,
     )
+
+
+def bring_weights(run: ResolvedRun, setup: Setup, tracker: Tracker) -> ResolvedRun:
+    """The same run, the registered weights that it starts from brought to this machine.
+
+    Raises:
+        InputError: they are not in the tracking store.
+    """
+    assert run.recipe.weights is not None
+    cache_root = Path(setup.cache_root) if setup.cache_root else default_cache_root()
+    with tempfile.TemporaryDirectory() as staging:
+        path = tracker.fetch_weights(run.recipe.weights, Path(staging))
+        digest = keep_weights(path, cache_root)
+    recipe = dataclasses.replace(run.recipe, weights_sha256=run.recipe.weights_sha256 or digest)
+    return dataclasses.replace(run, recipe=recipe)
 
 
 def load_planned_data(plan: Plan, display: Display) -> LoadedData:
@@ -97,6 +119,15 @@ def load_planned_data(plan: Plan, display: Display) -> LoadedData:
     for line in plan.warnings(loaded.dataset):
         display.say(f"warning: {line}")
     return loaded
+
+
+def _say_transfer(plan: Plan, loaded: LoadedData, record: RunRecord, display: Display) -> None:
+    """Show and record what is taken of the weights that training starts from, if there are any."""
+    transfer = plan.transfer(loaded.dataset.classes.labels)
+    if transfer is not None:
+        for line in transfer.lines():
+            display.say(line)
+        record.log_text("\n".join(transfer.lines()) + "\n", "weights.txt")
 
 
 def _request(plan: Plan, loaded: LoadedData) -> RunRequest:

@@ -304,7 +304,7 @@ def test_nothing_imports_an_entry_point():
 LAYERS = (
     "errors files history member_key metrics stop",
     "pose_models demo",
-    "config device named_runs display",
+    "config device named_runs display weights",
     "data",
     "model_card predictions plan scoring training",
     "ensembling",

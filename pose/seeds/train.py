@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from pose.config import Recipe
+from pose.data.cache import default_cache_root
 from pose.data.loaded import LoadedData, load_data
 from pose.data.tensors import TrainingData, framing_of, training_data
 from pose.device import pick_device, pick_precision
@@ -22,6 +23,7 @@ from pose.training.loop import train
 from pose.training.predict import batches_of_images
 from pose.training.state import TrainState, start_state
 from pose.training.step import Step
+from pose.weights import match, read_weights, start_from
 from pose_models import ImageClassifier, build_model
 
 # The high-pass channel's statistics come from this many training images at most: the mean of
@@ -71,7 +73,7 @@ def _train(
     precision = pick_precision(job.precision, device)
     data = training_data(loaded, recipe, job.key, device)
     labels = loaded.dataset.classes.labels
-    state = start_state(lambda: build_fitted(recipe, labels, data), recipe, job.seed, device)
+    state = start_state(lambda: build_started(job, labels, data), recipe, job.seed, device)
     # What a checkpoint must belong to if it is to be continued.
     identity = {
         "recipe": recipe.digest(),
@@ -166,6 +168,19 @@ def _checkpoints(folder: Path, tracker: SeedTracker) -> Iterator[Path]:
     fetched = tracker.fetch_checkpoint(folder)
     if fetched is not None:
         yield fetched
+
+
+def build_started(job: SeedJob, labels: tuple[str, ...], data: TrainingData) -> ImageClassifier:
+    """The model of `job` before its first step, with the weights that it starts from.
+
+    Raises:
+        InputError: they are not there any more, or are others.
+    """
+    model = build_fitted(job.recipe, labels, data)
+    if job.recipe.weights is not None:
+        weights, _ = read_weights(job.recipe, job.cache_root or default_cache_root())
+        start_from(model.network, match(model.network, weights))
+    return model
 
 
 def build_fitted(recipe: Recipe, labels: tuple[str, ...], data: TrainingData) -> ImageClassifier:

@@ -259,3 +259,29 @@ def fetch_results(store: Store, member: RegisteredMember, folder: Path) -> None:
     for name in seed_folder.RESULTS:
         if name in recorded and not (folder / name).exists():
             store.client.download_artifacts(member.run_id, name, str(folder))
+
+
+def fetch_weights(store: Store, uri: str, folder: Path) -> Path:
+    """Bring the weights of one registered member into `folder`; returns the file.
+
+    Args:
+        uri: `models:/<name>/<version>`, or `models:/<name>@<alias>`.
+
+    Raises:
+        InputError: there is no such model, or it is none of ours that was trained.
+    """
+    name, _, version = uri.removeprefix("models:/").partition("/")
+    try:
+        if "@" in name:
+            name, _, alias = name.partition("@")
+            version = store.client.get_model_version_by_alias(name, alias).version
+        source = store.client.get_model_version_download_uri(name, version)
+        with store_errors(store.uri):
+            repository = get_artifact_repository(source)
+            fetched = repository.download_artifacts(f"extra_files/{seed_folder.WEIGHTS}")
+            return Path(shutil.copy(fetched, folder / seed_folder.WEIGHTS))
+    except StoreError as error:
+        raise InputError(
+            f"weights must be of a trained model in this tracking store, got {uri} "
+            f"({one_line(error.__cause__ or error)})"
+        ) from error

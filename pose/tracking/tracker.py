@@ -167,6 +167,10 @@ class Tracker:
         """As `overview.list_runs`."""
         return overview.list_runs(self._store)
 
+    def fetch_weights(self, uri: str, folder: Path) -> Path:
+        """As `registry.fetch_weights`."""
+        return registry.fetch_weights(self._store, uri, folder)
+
     def newest_run_name(self, registry_name: str) -> str:
         """As `registry.newest_run_name`."""
         return registry.newest_run_name(self._store, registry_name)
