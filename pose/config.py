@@ -63,6 +63,9 @@ class Recipe:
     weights_sha256: str | None = setting(
         None, "what that file's SHA-256 must be; default: whatever it is", no_op=None
     )
+    freeze_epochs: int = setting(
+        0, "epochs at the start that train the last layer alone; 0: none", no_op=0
+    )
     augmentation: str = setting("pose", "augmentation preset of the training images")
     seeds: tuple[int, ...] = setting((0, 1, 2), "seeds, joined by commas: one member each")
     image_size: int = setting(
@@ -177,6 +180,7 @@ class Recipe:
             raise InputError(
                 "weights and pretrained must not both be given: both say where to start"
             )
+        _check("freeze_epochs", self.freeze_epochs, self.freeze_epochs >= 0, "at least 0")
         if self.weights is None and self.weights_sha256 is not None:
             raise InputError("weights_sha256 must go with weights, got it alone")
 

@@ -67,8 +67,8 @@ class Plan:
         dataset.raise_if_fatal()
         for member in self.recipe.members(self.recipe.seeds):
             split_rows(dataset.labels, self.recipe, member)
-        self.transfer(dataset.classes.labels)
         num_bytes = self._needed_bytes(_check_model(self.recipe, dataset.classes.labels))
+        self.transfer(dataset.classes.labels)
         check_room(self.folder.parent, num_bytes, "output_root", "checkpoints and weights")
 
     def _needed_bytes(self, weight_bytes: int) -> int:

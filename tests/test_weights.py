@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from test_seeds import job_in, never, weights_of
 
 from pose.config import Recipe, Setup
@@ -90,6 +89,27 @@ def test_files_of_other_programs_are_read(tmp_path, wrap, kind):
     assert plan_from(path).transfer(("0", "1")).share == 1
 
 
+def test_a_frozen_epoch_trains_the_head_alone(tmp_path, member, stripes):
+    weights = {}
+    for num_epochs in (1, 2):
+        digest = plan_from(member, model="pose_net").recipe.weights_sha256
+        job = job_in(tmp_path / str(num_epochs), stripes, model="pose_net", num_epochs=num_epochs,
+                     freeze_epochs=1, ema_decay=0.0, weights=str(member),
+                     weights_sha256=digest)  # fmt: skip
+        train_seed(job, load_job_data(job, NoDisplay()), NoTracking(), NoDisplay(), never)
+        state = seed_folder.read_checkpoint(job.output / seed_folder.CHECKPOINT)
+        weights[num_epochs] = state["model"]
+    before = torch.load(member, weights_only=True)
+    changed = {
+        num_epochs: {name for name in before if not torch.equal(after[name], before[name])}
+        for num_epochs, after in weights.items()
+    }
+    assert changed[1] == {"network.head.weight", "network.head.bias"}
+    assert "network.stages.2.conv2.weight" in changed[2]
+    assert "network.stem.0.1.running_mean" in changed[2]
+    assert "freeze_epochs" not in Recipe().identity()
+
+
 class Attack:
     def __reduce__(self):
         return os.mkdir, ("attacked",)
@@ -136,7 +156,7 @@ def test_real_weights_recognise_a_photograph(tmp_path):
     model = build_model("timm/efficientnet_lite0", labels, 224)
     start_from(model.network, match(model.network, read_weights(plan.recipe, tmp_path)[0]))
     palace, stupa = 698, 832
-    image = torch.from_numpy(np.asarray(Image.fromarray(datasets.load_sample_image("china.jpg"))))
+    image = torch.from_numpy(np.array(datasets.load_sample_image("china.jpg")))
     with torch.inference_mode():
         top = model.eval()(image.permute(2, 0, 1)[None]).topk(3).indices[0].tolist()
     assert {palace, stupa} & set(top)

@@ -66,6 +66,9 @@ class Muon(torch.optim.AdamW):
         """One update of every parameter; leaves the kernels without gradients."""
         for group in self.param_groups:
             for kernel in group["params"] if group["is_muon"] else ():
+                # Frozen, as all but the head may be at first.
+                if kernel.grad is None:
+                    continue
                 self._update(kernel, group["lr"], group["weight_decay"])
                 # AdamW skips what has no gradient.
                 kernel.grad = None

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pose.config import Recipe
 from pose.training.muon import Muon
+from pose_models import ImageClassifier
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -26,6 +27,24 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+
+
+def freeze_all_but_head(model: ImageClassifier, is_frozen: bool) -> None:
+    """Let a model in training mode train its last layer alone, or all of it again.
+
+    What is frozen keeps its batch norms' statistics too: those of the images that its weights come
+    from, to which the new head is fitted.
+    """
+    outputs = [
+        module
+        for module in model.network.modules()
+        if getattr(module, "out_features", getattr(module, "out_channels", 0)) == len(model.labels)
+    ]
+    for module in model.network.modules():
+        if is_frozen and isinstance(module, nn.BatchNorm2d):
+            module.eval()
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(not is_frozen or module is outputs[-1])
 
 
 def hold_learning_rate(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
