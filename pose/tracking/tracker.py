@@ -189,10 +189,10 @@ class Tracker:
     def find_members(
         self,
         run: str,
-        parent_run_id: str | None,
+        parent_run_id: str | None = None,
         *,
-        registry_name: str,
-        may_be_unfinished: bool,
+        registry_name: str = registry.MODEL_NAME,
+        may_be_unfinished: bool = False,
     ) -> registry.FoundMembers:
         """As `registry.find_members`."""
         return registry.find_members(
