@@ -20,6 +20,7 @@ CLASS_WEIGHTINGS = ("none", "balanced", "sqrt")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MODEL_FORMATS = ("pickle", "pt2")
 VOTINGS = ("soft", "hard", "rank", "weighted", "greedy", "stacking", "auto")
+TTA_VIEWS = ("flip", "shift", "zoom")
 EXIF = ("obey", "ignore")
 FRAMINGS = ("resize", "crop", "fit")
 ENGINES = ("local", "processes")
@@ -360,6 +361,9 @@ class VoteSetup(ComputeSetup):
     thresholds: bool = setting(
         False, "shift the decision between classes to where macro F1 is highest"
     )
+    tta: str | None = setting(
+        None, f"look several times at each test image: {', '.join(TTA_VIEWS)}, joined by commas"
+    )
     out_path: str = setting("predictions.csv", "file to write")
     probabilities: bool = setting(
         False, "add calibrated probabilities and the confidence to predictions.csv"
@@ -387,13 +391,22 @@ class VoteSetup(ComputeSetup):
             raise InputError(f"parent must go with a single run, got {len(self.runs())} runs")
         if self.lock and (self.run or self.parent):
             raise InputError("lock must go without run and parent: it names its members itself")
-        if self.lock and (self.thresholds or self.probabilities or self.abstain is not None):
+        if self.lock and (
+            self.thresholds or self.probabilities or self.tta or self.abstain is not None
+        ):
             raise InputError(
-                "lock must go without thresholds, probabilities and abstain: it repeats a vote "
-                "with the settings that it had"
+                "lock must go without thresholds, tta, probabilities and abstain: it repeats a "
+                "vote with the settings that it had"
             )
+        for view in self.views():
+            _check_choice("tta", view, TTA_VIEWS)
         if self.abstain is not None:
             _check("abstain", self.abstain, 0 < self.abstain < 1, "in (0, 1)")
+
+    def views(self) -> tuple[str, ...]:
+        """The names in `tta`, each once."""
+        names = (name.strip() for name in (self.tta or "").split(","))
+        return tuple(dict.fromkeys(name for name in names if name))
 
     def runs(self) -> tuple[str, ...]:
         """The names in `run`, each once; none: the newest finished run is meant."""

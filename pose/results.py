@@ -144,6 +144,7 @@ class Vote:
         unanimity: part of the images on which all members predict the same.
         disagreement: mean over pairs of members of the part that they predict differently.
         num_images: how many were predicted.
+        predict_seconds: that the members took, decoding not counted.
         decision: how the members were combined, and how good that is.
     """
 
@@ -156,6 +157,7 @@ class Vote:
     unanimity: float
     disagreement: float
     num_images: int
+    predict_seconds: float
     decision: Decision
 
     @property

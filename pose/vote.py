@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import platform
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +42,15 @@ from pose.stop import ending
 from pose.tracking import Tracker, VoteRecord, predictor_config
 from pose.training.predict import predict_logits, probs_of
 from pose.voters import bring_voters, fetch_lock, find_voters
-from pose_models import Combination, Framing, ImageClassifier, SeedEnsemble, combine, for_inference
+from pose_models import (
+    AugmentedClassifier,
+    Combination,
+    Framing,
+    ImageClassifier,
+    SeedEnsemble,
+    combine,
+    for_inference,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,12 +62,14 @@ class Ballot:
         probs: `(M, N, C)` float32.
         digest: of ids and contents of the images.
         conditions: versions of software, device and arithmetic, by name.
+        seconds: that the members took, decoding not counted.
     """
 
     ids: tuple[str, ...]
     probs: np.ndarray
     digest: str
     conditions: dict[str, str]
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +105,8 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
         submission = read_submission(folder, tuple(tests))
         models, members, allowed = bring_voters(found, setup, tracker, display, Path(staging))
         decision = _decide(members, setup, lock)
-        ballot = _predict(members, models, tests, setup, display)
+        voters = with_views(models, members, decision.how.tta)
+        ballot = _predict(members, voters, tests, setup, display)
         combined = Predictions(
             ids=ballot.ids,
             probs=combine_probs(ballot.probs, decision.how),
@@ -119,6 +131,7 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
                 unanimity=diversity.unanimity(ballot.probs),
                 disagreement=diversity.disagreement(ballot.probs),
                 num_images=len(ballot.ids),
+                predict_seconds=ballot.seconds,
                 decision=decision,
             )
             files = _write_files(result, combined, text, own_lock, Path(staging) / "files")
@@ -127,7 +140,7 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
             write_text(written_to, text)
             write_text(lock_to, lock_text(own_lock))
             _record(record, result, files, allowed)
-            ensemble = SeedEnsemble(models, decision.how).eval()
+            ensemble = SeedEnsemble(voters, decision.how).eval()
             tags["num_members"] = str(len(members))
             config = predictor_config([member.card for member in members], setup.precision)
             kept = [files["members.csv"], files[LOCK_FILE]]
@@ -147,12 +160,38 @@ def _decide(members: Sequence[Member], setup: VoteSetup, lock: Lock | None) -> D
             has_offsets=setup.thresholds,
         )
         decision = decide(members, spec, combine_probs)
-        return decision if setup.abstain is None else with_abstention(decision, setup.abstain)
+        if setup.abstain is not None:
+            decision = with_abstention(decision, setup.abstain)
+        how = dataclasses.replace(decision.how, tta=setup.views())
+        return dataclasses.replace(decision, how=how)
     try:
         how = Combination.from_dict(lock.combination)
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"lock must hold a combination, found: {one_line(error)}") from error
     return decided(members, how, combine_probs)
+
+
+def with_views(
+    models: Sequence[ImageClassifier], members: Sequence[Member], views: tuple[str, ...]
+) -> Sequence[ImageClassifier | AugmentedClassifier]:
+    """The members as they look at an image: once, or several times.
+
+    Raises:
+        InputError: images are to be flipped, and a class has no mirror image.
+    """
+    if not views:
+        return models
+    card = members[0].card
+    lonely = [label for label, mirror in zip(card.labels, card.mirrors, strict=True) if mirror < 0]
+    if "flip" in views and lonely:
+        raise InputError(
+            f"tta must go without flip where a class has no mirror image, as classes.csv says of "
+            f"{first_few(map(printable, lonely))}: take shift and zoom"
+        )
+    return [
+        AugmentedClassifier(model, views, member.card.mirrors)
+        for model, member in zip(models, members, strict=True)
+    ]
 
 
 def _columns(setup: VoteSetup, decision: Decision, lock: Lock | None) -> Columns:
@@ -223,7 +262,7 @@ def combine_probs(probs: np.ndarray, how: Combination) -> np.ndarray:
 
 def _predict(
     members: Sequence[Member],
-    models: Sequence[ImageClassifier],
+    models: Sequence[ImageClassifier | AugmentedClassifier],
     tests: dict[str, Path],
     setup: VoteSetup,
     display: Display,
@@ -236,6 +275,7 @@ def _predict(
     images, rows, digest = _decode(tests, decodings, setup, display)
     ids = tuple(tests)
     probs = []
+    started = time.monotonic()
     for member, model in zip(members, models, strict=True):
         fast = for_inference(model).to(device).to(memory_format=torch.channels_last)
         logits = predict_logits(
@@ -246,11 +286,15 @@ def _predict(
             progress=display.predict_progress,
         )
         probs.append(probs_of(logits))
+    seconds = time.monotonic() - started
+    if isinstance(models[0], AugmentedClassifier):
+        display.say(f"test-time augmentation: {models[0].num_views} views, {seconds:.1f} s")
     return Ballot(
         ids=tuple(ids[row] for row in rows.tolist()),
         probs=np.stack(probs),
         digest=digest,
         conditions={"device": describe(device, precision), **_versions()},
+        seconds=seconds,
     )
 
 
@@ -356,6 +400,7 @@ def _record(
             "disagreement": result.disagreement,
             "num_members": len(members),
             "num_images": result.num_images,
+            "time/predict_seconds": result.predict_seconds,
             **scores,
         },
         tags={

@@ -18,10 +18,12 @@ from pose_models.sources import (
     list_models,
     own_image_size,
 )
+from pose_models.views import AugmentedClassifier
 
 __all__ = [
     "MODELS",
     "TORCHVISION_PREFIX",
+    "AugmentedClassifier",
     "Combination",
     "Framing",
     "ImageClassifier",

@@ -28,6 +28,7 @@ class Combination:
         temperature: divides the logarithms of the probabilities (Guo et al., 2017,
             arXiv:1706.04599).
         offsets: `(C,)` added to them after that: they move decisions between classes.
+        tta: how members look at an image, names out of `pose_models.views.VIEWS`; before the rule.
 
     Raises:
         ValueError: an unknown rule, or parameters that are not the rule's.
@@ -40,6 +41,7 @@ class Combination:
     intercepts: tuple[float, ...] = ()
     temperature: float = 1.0
     offsets: tuple[float, ...] = ()
+    tta: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:

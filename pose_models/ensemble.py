@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pose_models.classifier import ImageClassifier
 from pose_models.combine import SOFT, Combination, combine
+from pose_models.views import AugmentedClassifier
 
 
 class SeedEnsemble(nn.Module):
@@ -20,7 +21,9 @@ class SeedEnsemble(nn.Module):
     # For ensembles that were saved before there were other combinations.
     how: Combination = SOFT
 
-    def __init__(self, members: Sequence[ImageClassifier], how: Combination = SOFT) -> None:
+    def __init__(
+        self, members: Sequence[ImageClassifier | AugmentedClassifier], how: Combination = SOFT
+    ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.labels = members[0].labels

@@ -1,6 +1,7 @@
 """Finished models made ready to predict many images."""
 
 import copy
+from typing import TypeVar
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -8,9 +9,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from pose_models.classifier import ImageClassifier
 from pose_models.simple_cnn import SimpleCNN
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def for_inference(model: ImageClassifier) -> ImageClassifier:
-    """A copy of `model` in evaluation mode that gives the same logits up to rounding, faster.
+
+def for_inference(model: Model) -> Model:
+    """A copy of a classifier, or of what is made of one, that gives the same logits faster.
+
+    It is in evaluation mode, and the logits are the same up to rounding.
 
     A batch norm that follows a convolution becomes part of it: its statistics no longer change,
     so it is a factor and an offset per channel. Both passes over the largest maps are saved; with
@@ -23,8 +28,8 @@ def for_inference(model: ImageClassifier) -> ImageClassifier:
         # Only in a plain sequence is the next child sure to be the next step.
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             _fold_batch_norms(module)
-    if isinstance(model.network, SimpleCNN):
-        model.network.predicts_in_onednn = True
+        if isinstance(module, ImageClassifier) and isinstance(module.network, SimpleCNN):
+            module.network.predicts_in_onednn = True
     return model
 
 

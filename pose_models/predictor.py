@@ -19,6 +19,7 @@ from pose_models.framing import Framing
 from pose_models.hardware import has_bfloat16
 from pose_models.inference import for_inference
 from pose_models.inputs import read_source, to_source
+from pose_models.views import AugmentedClassifier
 
 # Images that are in memory at a time. As many as a request usually holds; a vote's 128 are no
 # faster on a CPU.
@@ -116,7 +117,7 @@ class Predictor:
         self._computing = threading.Lock()
 
     def _prepared(self, member: nn.Module) -> nn.Module:
-        if isinstance(member, ImageClassifier):
+        if isinstance(member, ImageClassifier | AugmentedClassifier):
             member = for_inference(member).to(memory_format=torch.channels_last)
         return member.to(self._device)
 

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from pose.config import VOTINGS
+from pose.config import TTA_VIEWS, VOTINGS
 from pose.ensembling.diversity import agreement, disagreement, unanimity
 from pose.ensembling.joined import join
 from pose.errors import InputError
 from pose.predictions import Predictions
 from pose.vote import combine_probs
-from pose_models import Combination, SeedEnsemble
+from pose_models import AugmentedClassifier, Combination, SeedEnsemble
 from pose_models.combine import RULES
+from pose_models.views import VIEWS, shift, zoom
 
 # The members agree on the first image, and differ on the second, where the one that is surer has
 # it, and on the third, where their means tie between classes 0 and 1.
@@ -126,6 +127,53 @@ def test_members_of_a_group_share_its_weight():
 def test_unknown_rule_lists_the_known_ones():
     with pytest.raises(ValueError, match="rule must be one of soft, hard, rank, .*, got 'mean'"):
         Combination(rule="mean")
+
+
+def test_the_command_offers_every_view():
+    assert tuple(VIEWS) == TTA_VIEWS
+
+
+def test_a_classifier_looks_several_times_and_undoes_the_flip():
+    class Halves(torch.nn.Module):
+        """Probabilities by the brightness of the left and of the right half, and of all."""
+
+        labels = ("left", "right", "both")
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            gray = images.float().mean(dim=1)
+            left, right = gray[:, :, :8].mean(dim=(1, 2)), gray[:, :, 8:].mean(dim=(1, 2))
+            return torch.stack([left, right, left + right], dim=1) / 50
+
+    images = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    images[..., :8] = 100
+    plain = Halves()(images).softmax(dim=1)
+    flipped = AugmentedClassifier(Halves(), ["flip"], mirrors=(1, 0, 2))
+    # A mirror image of left is right: both views say the same.
+    torch.testing.assert_close(flipped(images).softmax(dim=1), plain)
+    assert flipped.num_views == 2
+    views = AugmentedClassifier(Halves(), ["shift", "zoom"], mirrors=(-1, -1, -1))
+    copies = [
+        images,
+        *(shift(images, *by) for by in ((0, 0.04), (0, -0.04), (0.04, 0), (-0.04, 0))),
+        zoom(images, 0.92),
+    ]
+    mean = torch.stack([Halves()(copy).softmax(dim=1) for copy in copies]).mean(dim=0)
+    torch.testing.assert_close(views(images).softmax(dim=1), mean)
+    assert views.num_views == 6
+    with pytest.raises(ValueError, match="flips need a mirror for every class"):
+        AugmentedClassifier(Halves(), ["flip"], mirrors=(1, 0, -1))
+
+
+def test_a_shift_repeats_the_edge_and_a_zoom_keeps_the_middle():
+    images = torch.arange(25, dtype=torch.uint8).reshape(1, 1, 5, 5).repeat(1, 3, 1, 1)
+    right = shift(images, 0, 0.2)
+    assert right[0, 0, 0].tolist() == [0, 0, 1, 2, 3]
+    assert shift(images, -0.2, 0)[0, 0, :, 0].tolist() == [5, 10, 15, 20, 20]
+    zoomed = zoom(images, 0.6)
+    assert zoomed.dtype == torch.uint8
+    assert zoomed.shape == images.shape
+    assert zoomed[0, 0, 2, 2] == images[0, 0, 2, 2]
+    assert (int(zoomed.min()), int(zoomed.max())) == (6, 18)
 
 
 def test_the_command_offers_every_rule():

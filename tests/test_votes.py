@@ -26,7 +26,7 @@ from pose.plan import make_plan
 from pose.results import Vote
 from pose.run import train_run
 from pose.tracking import Tracker
-from pose.vote import combine_probs, vote
+from pose.vote import combine_probs, vote, with_views
 from pose_models.decode import read_image
 
 # Of MLflow about its own classes, while it is imported.
@@ -291,7 +291,10 @@ def test_a_lock_of_other_weights_is_refused(place):
 
 @pytest.mark.parametrize("voting", ["rank", "weighted", "greedy", "stacking", "auto"])
 def test_the_registered_ensemble_gives_the_labels_of_predictions_csv(place, voting):
-    voted = place.vote(voting=voting)
+    # One of them with test-time augmentation, which is part of the model then.
+    views = "flip,shift,zoom" if voting == "greedy" else None
+    voted = place.vote(voting=voting, tta=views)
+    assert ("test-time augmentation: 7 views, " in place.said) == (views is not None)
     if voting == "auto":
         assert "over soft" in voted.decision.note or "within noise" in voted.decision.note
     else:
@@ -324,6 +327,15 @@ def test_too_few_rows_make_a_vote_soft_and_it_says_so(place):
     assert decision.score.num_rows == 60
     with pytest.raises(InputError, match="abstain must have rows to choose a confidence on, found"):
         with_abstention(decision, 0.9)
+
+
+def test_flips_are_refused_where_a_class_has_no_mirror_image(place):
+    members = place.vote(tta="shift").members
+    lonely = dataclasses.replace(
+        members[0], card=dataclasses.replace(members[0].card, mirrors=(-1, 1))
+    )
+    with pytest.raises(InputError, match="as classes.csv says of 0: take shift and zoom"):
+        with_views([], [lonely], ("flip",))
 
 
 # Probabilities, and when to ask

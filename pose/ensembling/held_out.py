@@ -115,7 +115,7 @@ def with_abstention(decision: Decision, target: float) -> Decision:
 
 def decided(members: Sequence[Member], how: Combination, combine: Combine) -> Decision:
     """A combination that was fitted before, by a vote that is repeated."""
-    if how.rule in UNFITTED and how == Combination(rule=how.rule):
+    if how.rule in UNFITTED and how == Combination(rule=how.rule, tta=how.tta):
         return Decision(how=how, score=score_unfitted(members, how, combine))
     reason = "the combination was fitted by the vote that is repeated, whose run has its score"
     return Decision(how=how, score=HeldOutScore(num_rows=0, reason=reason))

@@ -122,6 +122,12 @@ def describe_vote(vote: Vote) -> str:
             f"{score.rows_text()} (each member's best epoch was chosen on its validation rows)."
         )
     lines += _decision_lines(vote.decision)
+    if vote.decision.how.tta:
+        lines += [
+            "",
+            f"Members looked several times at each test image ({', '.join(vote.decision.how.tta)}; "
+            f"{vote.predict_seconds:.1f} s in all). The validation score is without it.",
+        ]
     lines += [
         "",
         f"All members agree on {vote.unanimity:.1%} of the images."
