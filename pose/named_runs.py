@@ -20,6 +20,7 @@ ORIGINAL = Recipe(
     seeds=(105,),
     image_size=128,
     exif="ignore",
+    keep_groups=False,
     batch_size=64,
     num_epochs=300,
     patience=20,

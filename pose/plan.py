@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pose.config import Recipe, Setup
 from pose.data.cache import default_cache_root
 from pose.data.folder import Dataset, read_dataset
 from pose.data.source import locate_dataset
-from pose.data.split import split_rows, unvalidated_classes
+from pose.data.split import num_twins, split_rows, unvalidated_classes
 from pose.data.tensors import framing_of
 from pose.device import describe, pick_device, pick_precision
 from pose.errors import InputError, first_few, known, one_line, printable
@@ -57,8 +58,11 @@ class Plan:
         """Folder of decoded images, where one was named."""
         return Path(self.setup.cache_root) if self.setup.cache_root else None
 
-    def check_data(self, dataset: Dataset) -> None:
+    def check_data(self, dataset: Dataset, groups: np.ndarray | None = None) -> None:
         """Refuse data that this plan cannot be carried out on.
+
+        Args:
+            groups: `(N,)`, equal for images of equal bytes; None: not known yet.
 
         Raises:
             InputError: the data contradicts itself, cannot be split, the model cannot be built
@@ -66,7 +70,7 @@ class Plan:
         """
         dataset.raise_if_fatal()
         for member in self.recipe.members(self.recipe.seeds):
-            split_rows(dataset.labels, self.recipe, member)
+            split_rows(dataset.labels, self.recipe, member, groups)
         num_bytes = self._needed_bytes(_check_model(self.recipe, dataset.classes.labels))
         self.transfer(dataset.classes.labels)
         check_room(self.folder.parent, num_bytes, "output_root", "checkpoints and weights")
@@ -101,17 +105,29 @@ class Plan:
             network = _build(self.recipe, labels, torch.device("cpu")).network
         return match(network, weights)
 
-    def warnings(self, dataset: Dataset) -> list[str]:
-        """What the split makes of rare classes, for people; all of `dataset` can be split."""
-        names = [
-            dataset.classes.labels[c] for c in unvalidated_classes(dataset.labels, self.recipe)
-        ]
-        if not names:
-            return []
-        return [
-            f"{len(names)} classes without a validation image (val_f1 says nothing about them): "
-            f"{first_few(map(printable, names))}"
-        ]
+    def warnings(self, dataset: Dataset, groups: np.ndarray) -> list[str]:
+        """What the split makes of rare classes and of twins; all of `dataset` can be split.
+
+        Args:
+            groups: `(N,)`, equal for images of equal bytes.
+        """
+        missing = unvalidated_classes(dataset.labels, self.recipe, groups)
+        names = [dataset.classes.labels[c] for c in missing]
+        lines = []
+        if names:
+            lines.append(
+                f"{len(names)} classes without a validation image (val_f1 says nothing about "
+                f"them): {first_few(map(printable, names))}"
+            )
+        member = self.recipe.members(self.recipe.seeds)[0]
+        train, val = split_rows(dataset.labels, self.recipe, member, groups)
+        twins = num_twins(groups, train, val)
+        if twins:
+            lines.append(
+                f"{twins} of the {len(val)} images that validate {member} have the very bytes of "
+                "one that trains it, which flatters val_f1; keep_groups=true keeps them together"
+            )
+        return lines
 
     def tags(self) -> dict[str, str]:
         """The tags of the run and its members in MLflow."""

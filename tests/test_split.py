@@ -5,8 +5,10 @@ import pytest
 from sklearn.model_selection import train_test_split
 
 from pose.config import Recipe
-from pose.data.split import split_indices, unvalidated_classes
+from pose.data.split import num_twins, split_indices, split_rows, unvalidated_classes
 from pose.errors import InputError
+from pose.member_key import MemberKey
+from pose.named_runs import NAMED_RUNS
 
 # 60, 30 and 10 of three classes, mixed.
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [60, 30, 10]))
@@ -77,3 +79,49 @@ def test_classes_without_a_validation_row_are_named():
     assert unvalidated_classes(np.repeat([0, 1], 20), shared) == []
     own = Recipe(val_fraction=0.1, split_seed=None, seeds=tuple(range(8)))
     assert 2 in unvalidated_classes(labels, own)
+
+
+# Groups
+
+
+@pytest.mark.parametrize("folds", [0, 4])
+def test_a_group_is_on_one_side_and_rows_alone_are_split_as_ever(folds):
+    recipe = Recipe(folds=folds, val_fraction=0.25)
+    groups = np.random.default_rng(1).integers(0, 60, size=100)
+    for member in recipe.members((0,)):
+        train, val = split_rows(LABELS, recipe, member, groups)
+        assert sorted([*train, *val]) == list(range(100))
+        assert num_twins(groups, train, val) == 0
+        alone = np.random.default_rng(2).permutation(100)
+        for found, expected in zip(
+            split_rows(LABELS, recipe, member, alone),
+            split_rows(LABELS, recipe, member),
+            strict=True,
+        ):
+            assert found.tolist() == expected.tolist()
+
+
+def test_the_frozen_runs_split_as_they_did():
+    groups = np.zeros(100, dtype=np.int64)
+    for name in ("ensemble_1", "simple_cnn_v2"):
+        recipe = NAMED_RUNS[name].recipe
+        assert "keep_groups" not in recipe.identity()
+        _, val = split_rows(LABELS, recipe, MemberKey(76), groups)
+        expected = split_indices(LABELS, val_fraction=0.2, split_seed=76)[1]
+        assert val.tolist() == expected.tolist()
+
+
+def test_twins_flatter_a_score_unless_they_stay_together():
+    """1-nearest-neighbour on noise, each image twice: right by memory, or by chance."""
+    rng = np.random.default_rng(0)
+    pixels = np.repeat(rng.normal(size=(1000, 8)), 2, axis=0)
+    labels = np.repeat(rng.integers(0, 2, size=1000), 2)
+    groups = np.repeat(np.arange(1000), 2)
+
+    def score(recipe: Recipe) -> float:
+        train, val = split_rows(labels, recipe, MemberKey(0), groups)
+        apart = ((pixels[val][:, None] - pixels[train][None]) ** 2).sum(axis=2)
+        return float((labels[train][apart.argmin(axis=1)] == labels[val]).mean())
+
+    assert score(Recipe(keep_groups=False)) > 0.85
+    assert score(Recipe()) < 0.6

@@ -19,6 +19,7 @@ class LoadedData:
         dataset: the rows that can be used.
         images: `(N, 3, S, S)` uint8, memory-mapped, S the framing's canvas.
         rows: `(len(dataset.ids),)` int64, row of each id in `images`.
+        groups: `(len(dataset.ids),)` int64, equal for images of equal bytes.
         digest: of ids, labels and contents.
         notes: about the decoded images, for people.
     """
@@ -26,6 +27,7 @@ class LoadedData:
     dataset: Dataset
     images: torch.Tensor
     rows: np.ndarray
+    groups: np.ndarray
     digest: str
     notes: tuple[str, ...] = ()
 
@@ -84,7 +86,13 @@ def load_data(
     )
     rows = np.array([row for row in range(len(dataset.files)) if row not in cache.bad])
     usable = dataset.without(cache.bad)
-    digest = dataset_digest(usable, tuple(cache.digests[row] for row in rows))
+    contents = tuple(cache.digests[row] for row in rows)
+    _, groups = np.unique(contents, return_inverse=True)
     return LoadedData(
-        dataset=usable, images=cache.images, rows=rows, digest=digest, notes=cache.notes
+        dataset=usable,
+        images=cache.images,
+        rows=rows,
+        groups=groups,
+        digest=dataset_digest(usable, contents),
+        notes=cache.notes,
     )

@@ -87,9 +87,14 @@ def fold_of_rows(labels: np.ndarray, *, folds: int, split_seed: int) -> np.ndarr
 
 
 def split_rows(
-    labels: np.ndarray, recipe: Recipe, member: MemberKey
+    labels: np.ndarray, recipe: Recipe, member: MemberKey, groups: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The split of a member by its recipe: the shared one, or its seed's if `split_seed` is None.
+
+    Args:
+        groups: `(N,)`, equal for rows of one group, such as images of equal bytes. Where the recipe
+            keeps groups together, the first row of each is split by its class, and the others
+            follow it; where every row is a group of its own, that is the split without groups.
 
     Returns:
         Row indices `(num_train,)` and `(num_val,)`, both ascending, together every row once.
@@ -97,6 +102,24 @@ def split_rows(
     Raises:
         InputError: too few rows.
     """
+    if groups is not None and recipe.keep_groups:
+        _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
+        # In the order of the rows, so that groups of one row are split as the rows would be.
+        first, rank = np.sort(first), np.argsort(np.argsort(first))
+        _, val = _split_rows(labels[first], recipe, member)
+        validates = np.isin(rank[group_of], val)
+        return np.flatnonzero(~validates), np.flatnonzero(validates)
+    return _split_rows(labels, recipe, member)
+
+
+def num_twins(groups: np.ndarray, train: np.ndarray, val: np.ndarray) -> int:
+    """How many rows that validate have one of their group that trains."""
+    return int(np.isin(groups[val], groups[train]).sum())
+
+
+def _split_rows(
+    labels: np.ndarray, recipe: Recipe, member: MemberKey
+) -> tuple[np.ndarray, np.ndarray]:
     split_seed = member.seed if recipe.split_seed is None else recipe.split_seed
     if not recipe.folds:
         return split_indices(labels, val_fraction=recipe.val_fraction, split_seed=split_seed)
@@ -104,12 +127,19 @@ def split_rows(
     return np.flatnonzero(~validates), np.flatnonzero(validates)
 
 
-def unvalidated_classes(labels: np.ndarray, recipe: Recipe) -> list[int]:
-    """The classes that a seed, or the shared split, has no row of that validates a member."""
+def unvalidated_classes(
+    labels: np.ndarray, recipe: Recipe, groups: np.ndarray | None = None
+) -> list[int]:
+    """The classes that a seed, or the shared split, has no row of that validates a member.
+
+    Args:
+        groups: as `split_rows` takes them.
+    """
     seeds = recipe.seeds if recipe.split_seed is None else recipe.seeds[:1]
     classes = set(labels.tolist())
     missing: set[int] = set()
     for seed in seeds:
-        vals = [split_rows(labels, recipe, member)[1] for member in recipe.members((seed,))]
+        members = recipe.members((seed,))
+        vals = [split_rows(labels, recipe, member, groups)[1] for member in members]
         missing |= classes - set(labels[np.concatenate(vals)].tolist())
     return sorted(missing)
