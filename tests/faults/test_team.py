@@ -4,7 +4,6 @@ import contextlib
 import filecmp
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -19,6 +18,8 @@ import pytest
 import yaml
 from project import ROOT, Project
 
+pytestmark = pytest.mark.usefixtures("all_memory")
+
 PAGE = (ROOT / "docs" / "team.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
 SMALL = {"run": "ensemble_1", "num_epochs": 2, "image_size": 32, "batch_size": 16, "split_seed": 0}
@@ -29,15 +30,6 @@ def block(word: str) -> str:
     """The one block of the page that has `word`."""
     (found,) = [text for text in BLOCKS if word in text]
     return found
-
-
-@pytest.fixture(scope="module", autouse=True)
-def all_memory(limited_memory):
-    """The campaign's limit is for strange input; a child would share it with its libraries."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def free_port() -> int:
