@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,9 +78,10 @@ def assert_same(project, here):
 
 def pids_of(process) -> list[int]:
     """The processes that train, oldest first; not the one that tidies up after them."""
-    with open(f"/proc/{process.pid}/task/{process.pid}/children") as handle:
-        pids = [int(pid) for pid in handle.read().split()]
-    return [pid for pid in pids if "spawn_main" in open(f"/proc/{pid}/cmdline").read()]
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [
+        int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
+    ]
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, "stop.txt"])
