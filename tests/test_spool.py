@@ -1,6 +1,7 @@
 """What is recorded while the tracking store is away, and a server that goes and comes."""
 
 import dataclasses
+import time
 from pathlib import Path
 
 import mlflow
@@ -16,7 +17,7 @@ from pose.run import train_run
 from pose.seeds import folder as seed_folder
 from pose.seeds.job import NoTracking, SeedJob
 from pose.seeds.train import load_job_data, train_seed
-from pose.tracking import Tracker
+from pose.tracking import Tracker, courier
 from pose.tracking.spool import SPOOL, Spool
 
 NUM_EPOCHS = 6
@@ -52,6 +53,55 @@ def test_a_line_that_was_cut_short_counts_as_never_written(tmp_path):
         assert torn.records() == [first]
         assert torn.append("end").seq == 2
         assert [record.do for record in Spool(cut).waiting()] == ["seed", "end"]
+
+
+def test_a_courier_outlives_failing_heartbeats_and_tries_again_until_it_arrives(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(courier, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(courier, "FIRST_PAUSE_SECONDS", 0.01)
+    spool, said, arrived, beats = Spool(tmp_path / SPOOL), [], [], []
+
+    def beat():
+        beats.append(1)
+        raise OSError("away")
+
+    def deliver(record):
+        if len(arrived) == 1 and len(said) == 0:
+            raise OSError("away")
+        arrived.append(record.seq)
+        return {}
+
+    working = courier.Courier(spool, deliver, beat, said.append)
+    for _ in range(3):
+        spool.append("text")
+        working.wake()
+        deadline = time.monotonic() + 10
+        while spool.waiting() or not beats:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        beats.clear()
+    assert working.close(5)
+    assert arrived == [1, 2, 3]
+    assert [line.partition(";")[0] for line in said] == [
+        "warning: away",
+        "the tracking store takes records again: what waited is on its way",
+    ]
+
+
+def test_a_wait_for_a_store_that_fails_ends_with_the_try(tmp_path):
+    spool = Spool(tmp_path / SPOOL)
+
+    def deliver(record):
+        raise OSError("away")
+
+    working = courier.Courier(spool, deliver, lambda: None, lambda text: None)
+    spool.append("text")
+    started = time.monotonic()
+    assert not working.flush()
+    assert not working.close()
+    assert time.monotonic() - started < 5
+    assert len(spool.waiting()) == 1
 
 
 # A server

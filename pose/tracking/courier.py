@@ -1,5 +1,6 @@
 """Sends what waits in a spool, apart from whoever works: in order, and again until it arrives."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -67,7 +68,12 @@ class Courier:
             self._has_news = self._is_hurried = True
             self._changed.notify_all()
             self._changed.wait_for(
-                lambda: self._last_failed >= expected or self._spool.next_waiting() is None, seconds
+                lambda: (
+                    self._is_over
+                    or self._last_failed >= expected
+                    or self._spool.next_waiting() is None
+                ),
+                seconds,
             )
         return self._spool.next_waiting() is None
 
@@ -80,12 +86,23 @@ class Courier:
         return is_empty
 
     def _work(self) -> None:
+        try:
+            self._deliver_all()
+        finally:
+            # Nobody waits for a thread that is gone.
+            with self._changed:
+                self._is_over = True
+                self._changed.notify_all()
+
+    def _deliver_all(self) -> None:
         pause = FIRST_PAUSE_SECONDS
         while not self._is_over:
             record = self._spool.next_waiting()
             if record is None:
                 if not self._rest(HEARTBEAT_SECONDS, lambda: self._has_news):
-                    self._beat()
+                    # A store that is away is noticed, and said, with the next record.
+                    with contextlib.suppress(Exception):
+                        self._beat()
             elif self._try(record):
                 pause = FIRST_PAUSE_SECONDS
             else:
