@@ -99,7 +99,7 @@ class Console:
             )
         self.say(
             f"\nval_f1 of {of}: {result.val_f1()}{out_of_fold}"
-            f"\nfiles: {result.folder}"
+            f"\nfiles: {result.folder}, report.html among them"
             f"\ncompare the seeds: mlflow ui, then {result.seeds_page}"
         )
 

@@ -54,6 +54,23 @@ def brier(probs: np.ndarray, labels: np.ndarray) -> float:
     return float((errors**2).sum(axis=1).mean())
 
 
+def per_class(confusion: np.ndarray) -> np.ndarray:
+    """Precision, recall and F1 of each class, `(C, 3)` in [0, 1]; 0 where there is no case.
+
+    Equals scikit-learn's `precision_recall_fscore_support(zero_division=0)`.
+    """
+    right = np.diag(confusion)
+    predicted, labelled = confusion.sum(axis=0), confusion.sum(axis=1)
+    return np.stack(
+        [
+            right / np.maximum(1, predicted),
+            right / np.maximum(1, labelled),
+            2 * right / np.maximum(1, predicted + labelled),
+        ],
+        axis=1,
+    )
+
+
 def reliability(
     probs: np.ndarray, labels: np.ndarray, num_bins: int = 15
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -77,3 +94,15 @@ def calibration_scores(probs: np.ndarray, labels: np.ndarray) -> dict[str, float
         "ece": ece(probs, labels),
         "brier": brier(probs, labels),
     }
+
+
+def risk_coverage(probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coverage and risk `(N,)` when only the most confident rows are answered.
+
+    Risk is the part of the answers that are wrong (El-Yaniv and Wiener, 2010); equally confident
+    rows are answered in their order.
+    """
+    order = np.argsort(-probs.max(axis=1), kind="stable")
+    is_wrong = (probs.argmax(axis=1) != labels)[order]
+    answered = np.arange(1, len(labels) + 1)
+    return answered / len(labels), np.cumsum(is_wrong) / answered

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pose import result_pages
 from pose.config import Setup
 from pose.data.cache import default_cache_root
 from pose.data.loaded import LoadedData, load_data
@@ -68,6 +69,7 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
             out_of_fold = _score_folds(plan, record, finished)
             if finished:
                 _log_summary(plan, record, finished, out_of_fold)
+                _log_page(plan, loaded, record, finished, display)
         is_complete = len(finished) == len(plan.recipe.members(record.seeds))
         if is_complete:
             record.complete()
@@ -289,6 +291,23 @@ def _fold_metrics(out_of_fold: OutOfFold) -> dict[str, float]:
         "oof_f1_std": seeds.std,
         "fold_f1_std": spread(list(out_of_fold.folds.values())).std,
     }
+
+
+def _log_page(
+    plan: Plan,
+    loaded: LoadedData,
+    record: RunRecord,
+    finished: list[SeedResult],
+    display: Display,
+) -> None:
+    path = plan.folder / result_pages.NAME
+    title = f"{plan.run.name}: {plan.run.title()}"
+    if result_pages.write_page(
+        path,
+        lambda: result_pages.run_page(title, plan.recipe, loaded, finished, plan.folder),
+        display,
+    ):
+        record.log_file(path)
 
 
 @contextmanager

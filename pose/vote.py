@@ -1,6 +1,7 @@
 """A vote: the registered members of runs predict the test images together."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import platform
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pose import result_pages
 from pose.config import VoteSetup
 from pose.data.cache import open_cache
 from pose.data.folder import read_test_images, refuse_input
@@ -39,7 +41,7 @@ from pose.reports.notes import describe_vote, members_csv
 from pose.results import Vote
 from pose.seeds.folder import decoding_of
 from pose.stop import ending
-from pose.tracking import Tracker, VoteRecord, predictor_config
+from pose.tracking import DataRecord, Tracker, VoteRecord, predictor_config
 from pose.training.predict import predict_logits, probs_of
 from pose.voters import bring_voters, fetch_lock, find_voters
 from pose_models import (
@@ -134,17 +136,42 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
                 predict_seconds=ballot.seconds,
                 decision=decision,
             )
+            record.log_setup(
+                {**tags, "recipes": "; ".join(dict.fromkeys(m.registered.recipe for m in members))},
+                DataRecord(ids=ballot.ids, labels=None, folder=folder, digest=ballot.digest),
+                [member.registered.uri for member in members],
+            )
             files = _write_files(result, combined, text, own_lock, Path(staging) / "files")
             files |= _draw(decision, Path(staging) / "files", name)
+            path = Path(staging) / "files" / result_pages.NAME
+            if result_pages.write_page(
+                path,
+                lambda: result_pages.vote_page(
+                    result,
+                    combined,
+                    ballot.probs,
+                    combine_probs,
+                    models[0],
+                    (folder, tests),
+                ),
+                display,
+            ):
+                files[result_pages.NAME] = path
             # Beside what a link points at, not in place of the link.
             write_text(written_to, text)
             write_text(lock_to, lock_text(own_lock))
             _record(record, result, files, allowed)
             ensemble = SeedEnsemble(voters, decision.how).eval()
             tags["num_members"] = str(len(members))
+            tags["dataset_digest"] = members[0].card.dataset_digest
+            if "val_f1" in result.score.ensemble:
+                tags["val_f1"] = f"{result.score.ensemble['val_f1']:.6f}"
+                tags["val_rows"] = str(result.score.num_rows)
             config = predictor_config([member.card for member in members], setup.precision)
             kept = [files["members.csv"], files[LOCK_FILE]]
-            record.log_model(ensemble, config, kept, tags, setup.registry_name)
+            version = record.log_model(ensemble, config, kept, tags, setup.registry_name)
+            write_card = functools.partial(result_pages.vote_card, result, combine_probs)
+            record.log_card(setup.registry_name, version, write_card)
         record.finish("FINISHED")
     if lock:
         _show_repetition(lock, own_lock, display)

@@ -313,6 +313,7 @@ LAYERS = (
     "reports console",
     "search seeds",
     "tracking",
+    "result_pages",
     "restore run vote voters",
     "sweep",
     "entrypoints",

@@ -1,6 +1,7 @@
 """The whole thing through `mlflow run`, on small data, with its own store."""
 
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -145,7 +146,7 @@ def test_the_parent_carries_the_summary(project):
     note = parent.data.tags["mlflow.note.content"]
     assert all(f"| {seed} |" in note for seed in SEEDS)
     names = {item.path for item in project.client().list_artifacts(parent.info.run_id)}
-    assert names == {"data_report.txt", "seeds.png"}
+    assert names == {"data_report.txt", "report.html", "seeds.png"}
 
 
 def test_each_command_ends_with_the_next_and_runs_lists_them(project, votes, data):
@@ -164,6 +165,60 @@ def test_each_command_ends_with_the_next_and_runs_lists_them(project, votes, dat
     assert parent.data.tags["command"].startswith(
         "mlflow run . -e train --env-manager local -P run="
     )
+
+
+def test_a_run_and_a_vote_name_their_data_and_what_they_used(project, votes):
+    (parent,) = project.runs("train")
+    (data,) = parent.inputs.dataset_inputs
+    assert data.dataset.digest == parent.data.tags["dataset_digest"]
+    assert parent.data.params["num_epochs"] == str(NUM_EPOCHS)
+    soft = project.runs("ensemble", voting="soft")[0]
+    assert [own.tags[0].value for own in soft.inputs.dataset_inputs] == ["prediction"]
+    client = project.client()
+    members = [client.get_logged_model(own.model_id) for own in soft.inputs.model_inputs]
+    assert {model.name for model in members} == {"ensemble_1_seed_7", "ensemble_1_seed_8"}
+    for model in members:
+        assert json.loads(model.tags["mlflow.modelVersions"])[0]["name"] == "pose"
+        (metric,) = [metric for metric in model.metrics if metric.key == "best_val_f1"]
+        assert metric.dataset_digest == data.dataset.digest
+
+
+def test_the_registry_describes_its_models_and_names_the_champion(project, votes):
+    client = project.client()
+    assert "validation macro F1" in client.get_registered_model("pose").description
+    registered = client.get_registered_model("pose-ensemble")
+    assert "champion" in registered.description
+    scores = {
+        version.version: float(version.tags["val_f1"])
+        for version in client.search_model_versions("name = 'pose-ensemble'")
+    }
+    assert len(scores) == 2
+    for alias in ("champion", "champion-ensemble_1"):
+        champion = client.get_model_version_by_alias("pose-ensemble", alias)
+        assert scores[champion.version] == max(scores.values())
+        assert champion.tags["num_members"] == "2" and champion.tags["dataset_digest"]
+
+
+def test_the_model_card_says_what_it_is_and_loads_as_it_says(project, votes, data, tmp_path):
+    soft = project.runs("ensemble", voting="soft")[0]
+    path = project.client().download_artifacts(soft.info.run_id, "model_card.md", str(tmp_path))
+    text = Path(path).read_text(encoding="utf-8")
+    version = next(
+        v for v in project.client().search_model_versions("name = 'pose-ensemble'")
+        if v.run_id == soft.info.run_id
+    )  # fmt: skip
+    assert version.description == text
+    for part in ("60 rows that no member trained on", "Calibration", "| class | rows |",
+                 "Known confusions", "ensemble_1 seed 7"):  # fmt: skip
+        assert part in text
+    (snippet,) = re.findall("```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len([line for line in snippet.splitlines() if line]) <= 5
+    (tmp_path / "image.jpg").write_bytes((data / "test_images" / "1000.jpg").read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-c", snippet], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "confidence" in done.stdout
 
 
 def test_files_lie_in_mlflow_and_in_the_output_folder(project):
@@ -268,6 +323,7 @@ def test_a_vote_is_recorded_with_members_agreement_and_an_honest_score(project, 
         names = {item.path for item in project.client().list_artifacts(run.info.run_id)}
         assert names == {
             "predictions.csv", "members.csv", "ensemble_probs.csv", "ensemble.json",
+            "report.html", "model_card.md",
         }  # fmt: skip
         assert "that no member trained on" in votes[rule]
     assert len(project.client().search_model_versions("name = 'pose-ensemble'")) == 2

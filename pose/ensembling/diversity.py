@@ -30,3 +30,20 @@ def disagreement(probs: np.ndarray) -> float:
         for second in range(first)
     ]
     return float(np.mean(pairs)) if pairs else 0.0
+
+
+def pairwise_disagreement(probs: np.ndarray) -> np.ndarray:
+    """Part of the images that each pair of members predicts differently, `(M, M)`."""
+    preds = probs.argmax(axis=2)
+    return np.array([[(one != other).mean() for other in preds] for one in preds])
+
+
+def vote_disagreement(probs: np.ndarray) -> np.ndarray:
+    """Mean disagreement over pairs of members for each image, `(N,)`; 0 for a single member."""
+    num_members, _, num_classes = probs.shape
+    if num_members == 1:
+        return np.zeros(probs.shape[1])
+    counts = np.eye(num_classes)[probs.argmax(axis=2)].sum(axis=0)
+    agreeing = (counts * (counts - 1)).sum(axis=1)
+    different: np.ndarray = 1 - agreeing / (num_members * (num_members - 1))
+    return different

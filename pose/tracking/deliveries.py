@@ -146,9 +146,8 @@ class Deliveries:
         missing = {k: v for k, v in values["params"].items() if k not in child.data.params}
         if missing:
             self._store.log_params(run_id, missing)
-        if not (child.inputs and child.inputs.dataset_inputs):
-            tag = InputTag(key="mlflow.data.context", value="training and validation")
-            client.log_inputs(run_id, [DatasetInput(Dataset(**values["data"]), [tag])])
+        for run in (child, client.get_run(parent_id)):
+            log_data(self._store, run, values["data"], "training and validation")
         self._run_ids[values["member"]] = run_id
         return {"run_id": run_id}
 
@@ -209,20 +208,24 @@ class Deliveries:
         run = self._store.client.get_run(run_id)
         best = {"best_val_f1": values["val_f1"], "best_epoch": float(values["best_epoch"])}
         missing = {key: value for key, value in best.items() if key not in run.data.metrics}
-        if missing:
+        if self._store.search_versions(f"run_id = '{run_id}'"):
             self._store.log_metrics(run_id, missing, at=record.at)
-        if not self._store.search_versions(f"run_id = '{run_id}'"):
+        else:
             found = self.load_model(values["member"])
             if isinstance(found, InputError):
+                self._store.log_metrics(run_id, missing, at=record.at)
                 self._say(f"warning: {found}; it is not registered")
                 return {"lost": [seed_folder.WEIGHTS]}
-            self._register(run, *found, record)
+            model_id = self._log_model(run, *found, record)
+            self._store.log_model_metrics(run, model_id, missing, at=record.at)
+            self._register(run, model_id, found[1])
         self._models.pop(values["member"], None)
         return facts
 
-    def _register(self, run: Run, model: ImageClassifier, card: ModelCard, record: Record) -> None:
+    def _log_model(self, run: Run, model: ImageClassifier, card: ModelCard, record: Record) -> str:
+        """Log the model, unless an earlier try has; its id."""
         folder = self._spool.folder / record.values["member"]
-        model_id = self._logged_model(run) or packaging.log_model(
+        return self._logged_model(run) or packaging.log_model(
             self._store,
             run.info.run_id,
             model,
@@ -230,6 +233,8 @@ class Deliveries:
             extra_files=[folder / seed_folder.WEIGHTS, folder / seed_folder.CONFIG],
             model_format=record.values["model_format"],
         )
+
+    def _register(self, run: Run, model_id: str, card: ModelCard) -> None:
         tags = run.data.tags
         packaging.register(
             self._store,
@@ -269,6 +274,19 @@ class Deliveries:
         values = record.values
         for run_id in filter(None, (values.get("continuation_id"), self._run_id(record))):
             end_run(self._store, run_id, values["status"], values["tags"], record.at)
+
+
+def log_data(store: Store, run: Run, entity: dict[str, Any], context: str) -> None:
+    """Record the data of a run that has none yet.
+
+    Args:
+        entity: as MLflow describes data, in plain values.
+        context: what the run does with it.
+    """
+    if not (run.inputs and run.inputs.dataset_inputs):
+        tag = InputTag(key="mlflow.data.context", value=context)
+        inputs = [DatasetInput(Dataset(**entity), [tag])]
+        store.client.log_inputs(run.info.run_id, inputs)
 
 
 def reopen(store: Store, values: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Models as MLflow keeps them: what is logged with one, and what it needs to be loaded."""
 
+import json
 import logging
 import shutil
 import tempfile
@@ -12,10 +13,11 @@ from typing import Any
 import mlflow
 import numpy as np
 from mlflow.models import Model
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from torch import nn
 
 import pose_models
-from pose.tracking import flavors
+from pose.tracking import flavors, registry
 from pose.tracking.store import Store, StoreError, store_errors
 from pose_models.predictor import PredictorConfig
 
@@ -49,7 +51,7 @@ def log_model(
     ):
         info = Model.log(
             artifact_path=None,
-            name="model",
+            name=_model_name(store.client.get_run(run_id).data.tags),
             flavor=flavors,
             pytorch_model=model,
             config=config,
@@ -64,10 +66,17 @@ def log_model(
     return model_id
 
 
+def _model_name(tags: Mapping[str, str]) -> str:
+    """`demo_seed_0` or `demo_soft`, from the tags of the run."""
+    member = [f"{key}_{tags[key]}" for key in ("seed", "fold") if key in tags]
+    vote = [tags["voting"]] if "voting" in tags else []
+    return "_".join([tags["run"], *member, *vote])[:250]
+
+
 def register(store: Store, name: str, run_id: str, model_id: str, tags: Mapping[str, str]) -> int:
     """Register a logged model under `name`; returns the version."""
     try:
-        store.client.create_registered_model(name)
+        store.client.create_registered_model(name, description=registry.description_of(name))
     except StoreError as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -80,6 +89,9 @@ def register(store: Store, name: str, run_id: str, model_id: str, tags: Mapping[
         # A version is there when the call returns, or will be; either way there is nothing to do.
         await_creation_for=0,
     )
+    # As MLflow's own register_model does: the model's page says where it is registered.
+    links = json.dumps([{"name": name, "version": registered.version}])
+    store.client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: links})
     return int(registered.version)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlflow.entities import Run
@@ -19,6 +19,18 @@ from pose.tracking.store import PARENT_TAG, Store, StoreError, store_errors
 MODEL_NAME = "pose"
 # On runs: the registered model that their members are versions of; older ones lack it.
 NAME_TAG = "registry_name"
+# What the pages of the registered models say at their head.
+MEMBERS_DESCRIPTION = (
+    "Members: one version per trained network. Its tags say the run, the seed, the validation "
+    "macro F1 (best epoch, chosen on the same rows) and the data. Load it with "
+    "`mlflow.pytorch.load_model` or `mlflow.pyfunc.load_model`."
+)
+VOTES_DESCRIPTION = (
+    "Ensembles: one version per vote; it combines its members as the vote did. `val_f1` is macro "
+    "F1 on rows that no member trained on. The alias `champion` is the best vote on its data, "
+    "`champion-<run>` the best vote of a run."
+)
+CHAMPION = "champion"
 # On the trials of a sweep: the sweep's run.
 SWEEP_TAG = "sweep_run_id"
 
@@ -53,6 +65,32 @@ def is_complete(run: Run) -> bool:
 def ensemble_name(registry_name: str) -> str:
     """The registered model that votes of such members are versions of."""
     return f"{registry_name}-ensemble"
+
+
+def description_of(name: str) -> str:
+    """What the page of a registered model says at its head."""
+    return VOTES_DESCRIPTION if name.endswith("-ensemble") else MEMBERS_DESCRIPTION
+
+
+def crown(store: Store, name: str, version: int, tags: Mapping[str, str]) -> None:
+    """Give a vote's version the aliases of a champion where none scores better on the same data.
+
+    Args:
+        name: of the registered model.
+        tags: of the version; without `val_f1` it has no score and is no champion.
+    """
+    if "val_f1" not in tags:
+        return
+    # MLflow's aliases know no plus sign, which joins the names of runs.
+    own = f"{CHAMPION}-{tags['run'].replace('+', '_')}"[:255]
+    aliases = store.client.get_registered_model(name).aliases
+    for alias in (CHAMPION, own):
+        if alias in aliases:
+            before = store.client.get_model_version(name, aliases[alias]).tags
+            has_same_data = before.get("dataset_digest") == tags.get("dataset_digest")
+            if has_same_data and float(before.get("val_f1", 0)) > float(tags["val_f1"]):
+                continue
+        store.client.set_registered_model_alias(name, alias, str(version))
 
 
 def newest_run_name(store: Store, registry_name: str = MODEL_NAME) -> str:

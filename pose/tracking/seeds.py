@@ -29,15 +29,15 @@ PUBLISHING_SECONDS = 9
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataRecord:
-    """The labelled images as the data that a seed trains on.
+    """The images as the data that a run works on.
 
     Attributes:
-        ids, labels: `(N,)`.
+        ids, labels: `(N,)`; test images have no labels.
         digest: of ids, labels and contents.
     """
 
     ids: Sequence[str]
-    labels: Sequence[str]
+    labels: Sequence[str] | None
     folder: Path
     digest: str
 
@@ -130,15 +130,16 @@ class SeedRecord:
 
 
 def data_entity(data: DataRecord) -> dict[str, Any]:
-    """The labelled images as MLflow describes data, in plain values."""
+    """The images as MLflow describes data, in plain values."""
+    columns = {"id": data.ids, **({} if data.labels is None else {"label": data.labels})}
     with warnings.catch_warnings():
         # MLflow knows two kinds of source for a local path, of the same name and meaning.
         warnings.filterwarnings("ignore", message="The specified dataset source can be")
         # MLflow makes this function while it is imported.
         dataset = mlflow.data.from_pandas(  # type: ignore[attr-defined]
-            pd.DataFrame({"id": data.ids, "label": data.labels}),
+            pd.DataFrame(columns),
             source=str(data.folder.absolute()),
-            targets="label",
+            targets=None if data.labels is None else "label",
             name=data.folder.absolute().name[:500],
             digest=data.digest,
         )

@@ -214,6 +214,34 @@ class Store:
             run_id, metrics=[Metric(key, float(value), at, step) for key, value in metrics.items()]
         )
 
+    def log_model_metrics(
+        self, run: Run, model_id: str, metrics: Mapping[str, float], *, at: int | None = None
+    ) -> None:
+        """Record metrics of a run and of a model that it logged, on the data of the run.
+
+        Args:
+            at: when they were measured, in ms, instead of now.
+        """
+        inputs = run.inputs.dataset_inputs if run.inputs else []
+        data = inputs[0].dataset if inputs else None
+        at = int(time.time() * 1000) if at is None else at
+        self.client.log_batch(
+            run.info.run_id,
+            metrics=[
+                Metric(
+                    key,
+                    float(value),
+                    at,
+                    0,
+                    model_id=model_id,
+                    dataset_name=data.name if data else None,
+                    dataset_digest=data.digest if data else None,
+                    run_id=run.info.run_id,
+                )
+                for key, value in metrics.items()
+            ],
+        )
+
 
 def connect() -> Store:
     """The store that the environment names, ready for many processes.

@@ -1,12 +1,21 @@
 """The record of a vote."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from mlflow.entities import LoggedModelInput
+
+from pose.reports import card
 from pose.tracking import packaging, pages, registry
-from pose.tracking.store import NOTE_TAG, Store
+from pose.tracking.deliveries import log_data
+from pose.tracking.seeds import DataRecord, data_entity
+from pose.tracking.store import NOTE_TAG, Store, shown_uri
 from pose_models import SeedEnsemble
 from pose_models.predictor import PredictorConfig
+
+# What MLflow's databases keep of a description.
+MAX_DESCRIPTION = 5000
 
 
 class VoteRecord:
@@ -29,6 +38,19 @@ class VoteRecord:
         for path in files:
             self._store.client.log_artifact(self.run_id, str(path))
 
+    def log_setup(self, params: Mapping[str, Any], data: DataRecord, uris: Sequence[str]) -> None:
+        """Record how is voted, on which images, and the models of the members that vote."""
+        client = self._store.client
+        run = client.get_run(self.run_id)
+        missing = {key: value for key, value in params.items() if key not in run.data.params}
+        self._store.log_params(self.run_id, missing)
+        log_data(self._store, run, data_entity(data), "prediction")
+        versions = (uri.removeprefix("models:/").rpartition("/") for uri in uris)
+        found = [client.get_model_version(name, version) for name, _, version in versions]
+        # Versions from before MLflow 3 have no logged model.
+        inputs = [LoggedModelInput(model_id=own.model_id) for own in found if own.model_id]
+        client.log_inputs(self.run_id, models=inputs)
+
     def log_model(
         self,
         model: SeedEnsemble,
@@ -37,16 +59,39 @@ class VoteRecord:
         tags: Mapping[str, str],
         registry_name: str,
     ) -> int:
-        """Log the ensemble and register it beside members of that name; returns the version."""
+        """Log the ensemble and register it beside members of that name; returns the version.
+
+        It becomes the champion where it scores as well as the one before.
+        """
         model_id = packaging.log_model(
-            self._store,
-            self.run_id,
-            model,
-            config=config,
-            extra_files=extra_files,
+            self._store, self.run_id, model, config=config, extra_files=extra_files
         )
+        if "val_f1" in tags:
+            run = self._store.client.get_run(self.run_id)
+            scores = {"ensemble_val_f1": float(tags["val_f1"])}
+            self._store.log_model_metrics(run, model_id, scores)
         name = registry.ensemble_name(registry_name)
-        return packaging.register(self._store, name, self.run_id, model_id, tags)
+        version = packaging.register(self._store, name, self.run_id, model_id, tags)
+        registry.crown(self._store, name, version, tags)
+        return version
+
+    def log_card(self, registry_name: str, version: int, write: Callable[[str, str], str]) -> None:
+        """Record the model card as an artifact and as the version's description.
+
+        Args:
+            write: makes it from the address of the version and that of the store.
+        """
+        name = registry.ensemble_name(registry_name)
+        uri = f"models:/{name}/{version}"
+        store = shown_uri(self._store.uri)
+        if store.startswith("sqlite:///"):
+            # A file, which the reader's folder must not decide about.
+            store = f"sqlite:///{Path(store.removeprefix('sqlite:///')).absolute()}"
+        text = write(uri, store)
+        self._store.client.log_text(self.run_id, text, card.FILE)
+        self._store.client.update_model_version(
+            name, str(version), description=text[:MAX_DESCRIPTION]
+        )
 
     def artifact(self, name: str) -> str:
         """Where an artifact lies; a path where the store is on this machine."""

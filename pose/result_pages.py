@@ -1,0 +1,340 @@
+"""report.html of a run and of a vote: what is shown, gathered from results, data and networks."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pose.config import Recipe
+from pose.data.folder import Dataset, read_dataset
+from pose.data.loaded import LoadedData
+from pose.display import Display
+from pose.ensembling.analysis import HeldOut, confident_mistakes, hold_out, suspect_labels
+from pose.ensembling.diversity import vote_disagreement
+from pose.ensembling.fit import Combine
+from pose.errors import InputError, one_line
+from pose.files import read_bytes, write_text
+from pose.predictions import Predictions, read_predictions
+from pose.reports import card, page
+from pose.reports.page import MAX_CARDS, Card, Fact, Gallery, Page
+from pose.results import SeedResult, Vote, spread
+from pose.seeds import folder as seed_folder
+from pose.training.augment import PRESETS, augment_batch, sample_params
+from pose_models import Combination, ImageClassifier
+from pose_models.combination import SOFT, UNFITTED
+from pose_models.decode import BadImageError, read_image
+from pose_models.framing import Framing
+from pose_models.heatmap import heat_maps
+
+NAME = "report.html"
+FITTED = (
+    "The vote was fitted on labelled rows; what is shown of them here is the plain mean of its "
+    "members, which was not."
+)
+# Rows and columns of the sheet of augmented images.
+SHEET = (3, 8)
+
+# The pixels of an image `(H, W, 3)` uint8 by its id; None where it cannot be shown.
+PixelsOf = Callable[[str], np.ndarray | None]
+
+
+def write_page(path: Path, make: Callable[[], str], display: Display) -> bool:
+    """Write a page; one that cannot be made is a warning, and False."""
+    try:
+        write_text(path, make())
+    # Whatever is wrong with what it shows, the results are worth more.
+    except Exception as error:
+        display.say(f"warning: {path.name} could not be made: {one_line(error)}")
+        return False
+    return True
+
+
+def mean_probs(probs: np.ndarray) -> np.ndarray:
+    """The soft vote of `(M, N, C)`, `(N, C)` float64."""
+    mean: np.ndarray = probs.mean(axis=0, dtype=np.float64)
+    return mean
+
+
+def run_page(
+    title: str, recipe: Recipe, loaded: LoadedData, results: Sequence[SeedResult], folder: Path
+) -> str:
+    """The page of a run as HTML.
+
+    Args:
+        results: of its finished seeds.
+        folder: where the seeds' folders lie. A seed that lacks its folder, as after a move to
+            another machine, is in the table and the curves alone.
+    """
+    folders = {result.key: folder / result.key.folder for result in results}
+    paths = [own / seed_folder.VAL_PREDICTIONS for own in folders.values()]
+    predictions = [read_predictions(path) for path in paths if path.exists()]
+    held_out = hold_out(predictions, mean_probs) if predictions else None
+    best = max(results, key=lambda result: result.val_f1)
+    has_best = (folders[best.key] / seed_folder.CONFIG).exists()
+    model = seed_folder.read_model(folders[best.key])[0] if has_best else None
+    row_of = dict(zip(loaded.dataset.ids, loaded.rows.tolist(), strict=True))
+
+    def pixels(image_id: str) -> np.ndarray | None:
+        row = row_of.get(image_id)
+        return None if row is None else loaded.images[row].permute(1, 2, 0).cpu().numpy()
+
+    names = loaded.dataset.classes.names
+    val_f1 = spread([result.val_f1 for result in results])
+    mean = Fact(
+        name="a single member, macro F1",
+        value=str(val_f1),
+        note=f"mean and standard deviation over {len(results)} members, each at its best epoch on "
+        "its own validation rows",
+    )
+    return page.render(
+        Page(
+            title=title,
+            subtitle=f"{len(loaded.dataset.ids)} labelled images of {len(names)} classes, "
+            f"{len(results)} members. Each member's best epoch was chosen on its validation rows, "
+            "so new images score a little lower.",
+            facts=(*_facts(held_out), mean),
+            charts=(
+                *page.history_charts({result.key: result.history for result in results}),
+                *page.held_out_charts(held_out, mean_probs),
+            ),
+            members=(
+                ("member", "val_f1", "best epoch", "epochs", "ended by", "minutes"),
+                *(_member_line(result) for result in results),
+            ),
+            held_out=held_out,
+            class_names=names,
+            galleries=_labelled_galleries(held_out, names, pixels, model) if held_out else (),
+            sheet=_sheet(recipe, loaded),
+            data=loaded.dataset.report(),
+        )
+    )
+
+
+def vote_page(
+    result: Vote,
+    tests: Predictions,
+    probs: np.ndarray,
+    combine: Combine,
+    model: ImageClassifier,
+    files: tuple[Path, dict[str, Path]],
+) -> str:
+    """The page of a vote as HTML.
+
+    Args:
+        tests: the ensemble's predictions of the test images.
+        probs: `(M, N, C)` of the members on the same images.
+        model: the first member; draws the heat maps.
+        files: the data folder, and the test images by id.
+    """
+    first = result.members[0].card
+    how = unfitted(result.decision.how)
+
+    def combine_probs(own: np.ndarray) -> np.ndarray:
+        return combine(own, how)
+
+    held_out = _held_out(result, combine)
+    fitted = "" if how == result.decision.how else f" {FITTED}"
+    folder, test_files = files
+    galleries: tuple[Gallery, ...] = ()
+    dataset = _labelled(folder, held_out)
+    if held_out is not None and dataset is not None:
+        pixels = _reader(
+            dict(zip(dataset.ids, dataset.files, strict=True)), *seed_folder.decoding_of(first)
+        )
+        galleries = _labelled_galleries(held_out, first.names, pixels, model)
+    disagreement = vote_disagreement(probs)
+    rows = [int(row) for row in np.argsort(-disagreement, kind="stable")[:MAX_CARDS]]
+    rows = [row for row in rows if disagreement[row] > 0]
+    pixels = _reader(test_files, *seed_folder.decoding_of(first))
+    galleries += _gallery(
+        "Test images on which members disagree most",
+        f"of {len(tests.ids)} test images; all members agree on {result.unanimity:.1%} of them",
+        _cards(tests, rows, first.names, pixels, model),
+    )
+    lines = zip(result.members, result.agreement, strict=True)
+    return page.render(
+        Page(
+            title=f"{result.name}: {result.voting} vote of {len(result.members)} members",
+            subtitle=f"{result.num_images} test images predicted. Two members disagree on "
+            f"{result.disagreement:.1%} of them.{fitted}",
+            facts=_facts(held_out),
+            charts=page.held_out_charts(held_out, combine_probs),
+            members=(
+                ("member", "network", "version", "val_f1", "agrees with the ensemble"),
+                *(
+                    (
+                        member.name,
+                        member.card.model,
+                        str(member.registered.version),
+                        f"{member.card.val_f1:.4f}",
+                        f"{share:.1%}",
+                    )
+                    for member, share in lines
+                ),
+            ),
+            held_out=held_out,
+            class_names=first.names,
+            galleries=galleries,
+        )
+    )
+
+
+def vote_card(result: Vote, combine: Combine, uri: str, store: str) -> str:
+    """The model card of the ensemble that was registered as `uri` in the store, as Markdown."""
+    return card.model_card(result, _held_out(result, combine), uri, store)
+
+
+def _held_out(result: Vote, combine: Combine) -> HeldOut | None:
+    """The rows that the vote can be scored on; None where it has no score."""
+    if result.score.reason:
+        return None
+    how = unfitted(result.decision.how)
+    members = [member.val_predictions for member in result.members]
+    return hold_out(members, lambda own: combine(own, how))
+
+
+def unfitted(how: Combination) -> Combination:
+    """The combination itself where nothing in it was fitted, else the soft vote."""
+    return how if how == Combination(rule=how.rule if how.rule in UNFITTED else "soft") else SOFT
+
+
+def _facts(held_out: HeldOut | None) -> tuple[Fact, ...]:
+    if held_out is None:
+        return ()
+    return page.score_facts(held_out, page.single_scores(held_out))
+
+
+def _member_line(result: SeedResult) -> tuple[str, ...]:
+    return (
+        str(result.key),
+        f"{result.val_f1:.4f}",
+        str(result.best_epoch),
+        str(result.num_epochs),
+        result.stop_reason,
+        f"{result.seconds / 60:.1f}",
+    )
+
+
+def _labelled(folder: Path, held_out: HeldOut | None) -> Dataset | None:
+    """The data folder, where its labelled rows are those that validated the members."""
+    if held_out is None:
+        return None
+    try:
+        dataset = read_dataset(folder)
+    except InputError:
+        # A folder of test images alone.
+        return None
+    labels = dict(zip(dataset.ids, dataset.labels.tolist(), strict=True))
+    own = dict(zip(held_out.ids, held_out.labels.tolist(), strict=True))
+    return dataset if all(labels.get(key) == value for key, value in own.items()) else None
+
+
+def _reader(files: dict[str, Path], framing: Framing, obey_exif: bool) -> PixelsOf:
+    def pixels(image_id: str) -> np.ndarray | None:
+        try:
+            return read_image(read_bytes(files[image_id]), framing, obey_exif).transpose(1, 2, 0)
+        except (OSError, BadImageError):
+            # Gone or damaged since it was predicted.
+            return None
+
+    return pixels
+
+
+def _labelled_galleries(
+    held_out: HeldOut, names: Sequence[str], pixels: PixelsOf, model: ImageClassifier | None
+) -> tuple[Gallery, ...]:
+    rows_text = held_out.rows_text()
+    combined = Predictions(
+        ids=held_out.ids, probs=held_out.combined, class_labels=(), labels=held_out.labels
+    )
+    galleries = _gallery(
+        "Most confident mistakes",
+        f"of the ensemble on {rows_text}",
+        _cards(combined, confident_mistakes(held_out, MAX_CARDS), names, pixels, model),
+    )
+    if held_out.probs is not None and len(held_out.probs) > 1:
+        disagreement = vote_disagreement(held_out.probs)
+        order = np.argsort(-disagreement, kind="stable")[:MAX_CARDS]
+        rows = [int(row) for row in order if disagreement[row] > 0]
+        galleries += _gallery(
+            "Members disagree most",
+            f"on these of {rows_text}",
+            _cards(combined, rows, names, pixels, model),
+        )
+    return galleries + _gallery(
+        "Suspect labels",
+        f"all members agree against the label, on {rows_text}; the surest first",
+        _cards(combined, suspect_labels(held_out, MAX_CARDS), names, pixels, model),
+    )
+
+
+def _gallery(title: str, note: str, cards: tuple[Card, ...]) -> tuple[Gallery, ...]:
+    """A gallery; none where there are no cards."""
+    note += ". Right: what one member looked at for its prediction (Grad-CAM)"
+    return (Gallery(title=title, note=note, cards=cards),) if cards else ()
+
+
+def _cards(
+    predictions: Predictions,
+    rows: Sequence[int],
+    names: Sequence[str],
+    pixels: PixelsOf,
+    model: ImageClassifier | None,
+) -> tuple[Card, ...]:
+    """A card for each of `rows` whose image can be shown."""
+    shown = [(row, found) for row in rows if (found := pixels(predictions.ids[row])) is not None]
+    if not shown:
+        return ()
+    preds = predictions.preds()
+    images = np.stack([image for _, image in shown])
+    heats = _heats(model, images, preds[[row for row, _ in shown]])
+    labels = predictions.labels
+    return tuple(
+        Card(
+            image=page.picture_uri(image),
+            heat="" if heat is None else page.heat_uri(image, heat),
+            title=predictions.ids[row],
+            label="" if labels is None else names[labels[row]],
+            pred=names[preds[row]],
+            probs=page.likeliest(predictions.probs[row], names),
+        )
+        for (row, image), heat in zip(shown, heats, strict=True)
+    )
+
+
+def _heats(
+    model: ImageClassifier | None, images: np.ndarray, classes: np.ndarray
+) -> list[np.ndarray | None]:
+    """Heat maps of images `(n, H, W, 3)`; None each where the network has none to give.
+
+    A model that looks at several crops of an image has none for the whole.
+    """
+    if model is None or images.shape[1:3] != (model.preprocess.image_size,) * 2:
+        return [None] * len(images)
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2)
+    try:
+        return list(heat_maps(model, batch, torch.from_numpy(classes)).numpy())
+    except ValueError:
+        return [None] * len(images)
+
+
+def _sheet(recipe: Recipe, loaded: LoadedData) -> tuple[str, str]:
+    """Augmented images in rows and columns as a data URI, and what they are."""
+    num_rows, num_columns = SHEET
+    num = min(num_rows * num_columns, len(loaded.rows))
+    if num < num_columns or recipe.framing == "crop":
+        return "", ""
+    num -= num % num_columns
+    picked = np.linspace(0, len(loaded.rows) - 1, num).astype(int)
+    images = loaded.images[torch.from_numpy(loaded.rows[picked])].cpu()
+    labels = torch.from_numpy(loaded.dataset.labels[picked])
+    mirrors = torch.tensor(loaded.dataset.classes.mirrors)
+    generator = torch.Generator().manual_seed(0)
+    params = sample_params(PRESETS[recipe.augmentation], labels, mirrors, generator)
+    size = recipe.image_size
+    augmented = (augment_batch(images, params, size) * 255).round().clamp(0, 255).byte().numpy()
+    tiles = augmented.reshape(num // num_columns, num_columns, 3, size, size)
+    sheet = tiles.transpose(0, 3, 1, 4, 2).reshape(-1, num_columns * size, 3)
+    caption = f"labelled images as the preset {recipe.augmentation} may show them in training"
+    return page.picture_uri(sheet, 96 * num_columns), caption
