@@ -11,6 +11,7 @@ pose trains seed ensembles of image classifiers. Entry points of this project:
   mlflow run . -e ensemble -P run=ensemble_1     vote, write predictions.csv
   mlflow run . -e sweep -P run=demo -P space=learning_rate:1e-3..1e-2:log    try other values
   mlflow run . -e runs                           what there is, and what to type next
+  mlflow run . -e predict -P model=models:/pose-ensemble/1 -P images=photos    predict files
   mlflow ui                                      compare the seeds
 
 Each is also python -m entrypoints.<name>, with --help. The named runs:

@@ -24,6 +24,8 @@ TTA_VIEWS = ("flip", "shift", "zoom")
 EXIF = ("obey", "ignore")
 FRAMINGS = ("resize", "crop", "fit")
 ENGINES = ("local", "processes")
+TABLE_SUFFIXES = (".csv", ".parquet")
+DEVICE_HELP = "auto, cpu, cuda, cuda:<n> or mps"
 # A budget below this would go into starting and saving, not into training.
 MIN_SEED_SECONDS = 5
 
@@ -262,7 +264,7 @@ class ComputeSetup(DataSetup):
         InputError: an unknown precision.
     """
 
-    device: str = setting("auto", "auto, cpu, cuda, cuda:<n> or mps")
+    device: str = setting("auto", DEVICE_HELP)
     precision: str = setting("auto", f"arithmetic to compute in: {', '.join(PRECISIONS)}")
     cache_root: str | None = setting(None, "folder for decoded images; default: ~/.cache/pose")
     registry_name: str = setting(
@@ -415,6 +417,45 @@ class VoteSetup(ComputeSetup):
         """The names in `run`, each once; none: the newest finished run is meant."""
         names = (name.strip() for name in (self.run or "").split(","))
         return tuple(dict.fromkeys(name for name in names if name))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSetup:
+    """Which finished model is used, and what computes.
+
+    Raises:
+        InputError: no model.
+    """
+
+    model: str | None = setting(
+        None, "registered model: models:/pose-ensemble/1, models:/pose@champion, or a folder"
+    )
+    device: str = setting("auto", DEVICE_HELP)
+
+    def __post_init__(self) -> None:
+        _check("model", self.model, bool(self.model), "a model such as models:/pose-ensemble/1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictSetup(ModelSetup):
+    """What is predicted by a finished model, and where the table goes.
+
+    Raises:
+        InputError: no images, or a table of another kind.
+    """
+
+    images: str | None = setting(
+        None, "folder, pattern in quotes ('photos/*.jpg'), or a CSV or Parquet table of paths"
+    )
+    out_path: str = setting("predicted.csv", "table to write, .csv or .parquet")
+    skip_bad_images: bool = setting(False, "leave out unreadable images instead of refusing")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expected = "a folder, a pattern or a table of paths"
+        _check("images", self.images, bool(self.images), expected)
+        suffix = "." + self.out_path.rpartition(".")[2].lower()
+        _check("out_path", self.out_path, suffix in TABLE_SUFFIXES, "a .csv or .parquet file")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from pose.config import Recipe, typed
 from pose.display import BatchProgress
 from pose.history import Row
 from pose.member_key import MemberKey
-from pose.results import RunResult, SweepResult, Vote, spread
+from pose.results import Predicted, RunResult, SweepResult, Vote, spread
 
 
 class Console:
@@ -136,3 +136,10 @@ class Console:
                 self.say(f"{member.name} agrees with the ensemble on {share:.1%} of the images")
             self.say(f"all members agree on {vote.unanimity:.1%} of the images")
         self.say(f"predictions: {vote.out_path.absolute()}\nartifact: {vote.artifact}")
+
+    def show_predicted(self, predicted: Predicted) -> None:
+        """A table is written."""
+        self.say(
+            f"{predicted.num_images} images, {predicted.images_per_second:.0f} images/s"
+            f"\ntable: {predicted.out_path.absolute()}"
+        )

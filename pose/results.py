@@ -169,3 +169,18 @@ class Vote:
     def score(self) -> HeldOutScore:
         """On rows that decided nothing about the ensemble."""
         return self.decision.score
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """What a prediction of image files produced.
+
+    Attributes:
+        num_images: rows of the table; `num_bad` images could not be read.
+        images_per_second: of this process, reading included.
+    """
+
+    out_path: Path
+    num_images: int
+    num_bad: int
+    images_per_second: float

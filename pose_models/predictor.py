@@ -121,6 +121,22 @@ class Predictor:
             member = for_inference(member).to(memory_format=torch.channels_last)
         return member.to(self._device)
 
+    def columns(self, answer: Answer) -> dict[str, Any]:
+        """An answer as the columns of a table, one row per image.
+
+        `label`, `name`, `confidence` (the highest probability), `p_<label>` of each class, and
+        `disagreement`.
+        """
+        preds = answer.probs.argmax(axis=1)
+        labels = self.config.labels
+        return {
+            "label": [labels[pred] for pred in preds],
+            "name": [self.config.names[pred] for pred in preds],
+            "confidence": answer.probs.max(axis=1),
+            **{f"p_{label}": answer.probs[:, index] for index, label in enumerate(labels)},
+            "disagreement": answer.disagreement,
+        }
+
     def read(self, images: Sequence[Any], *, allow_paths: bool = True) -> Pixels:
         """Decode images, each once per way of decoding.
 

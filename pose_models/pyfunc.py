@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 
 from pose_models.hardware import keep_freed_memory
-from pose_models.predictor import CONFIG_FILE, Answer, Predictor, PredictorConfig
+from pose_models.predictor import CONFIG_FILE, Predictor, PredictorConfig
 
 # Names of the column of a table that holds its images.
 COLUMNS = ("image", "images", "path", "file")
@@ -60,7 +60,7 @@ class ImageTable:
         self.predictor = predictor
 
     def predict(self, data: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """One row per image: label, name, confidence, `p_<label>` of each class, disagreement.
+        """One row per image, with the columns of `Predictor.columns`.
 
         Args:
             data: one image or several, of any kinds that `pose_models.inputs.to_source` takes; a
@@ -81,7 +81,7 @@ class ImageTable:
             logging.getLogger(__name__).exception("the model failed")
             message = "the model failed on these images; its log says why"
             raise PredictionError(message, INTERNAL_ERROR) from None
-        return table(answer, self.predictor.config)
+        return pd.DataFrame(self.predictor.columns(answer))
 
     def get_raw_model(self) -> Predictor:
         """What computes, for callers that want no table."""
@@ -138,16 +138,3 @@ def _refuse(row: int, reason: str) -> PredictionError:
 
 def _wrong(message: str) -> PredictionError:
     return PredictionError(message, INVALID_PARAMETER_VALUE)
-
-
-def table(answer: Answer, config: PredictorConfig) -> pd.DataFrame:
-    """One row per image."""
-    preds = answer.probs.argmax(axis=1)
-    columns: dict[str, Any] = {
-        "label": [config.labels[pred] for pred in preds],
-        "name": [config.names[pred] for pred in preds],
-        "confidence": answer.probs.max(axis=1),
-        **{f"p_{label}": answer.probs[:, index] for index, label in enumerate(config.labels)},
-        "disagreement": answer.disagreement,
-    }
-    return pd.DataFrame(columns)

@@ -80,3 +80,35 @@ def make_dataset() -> Callable[..., Path]:
 def stripes(tmp_path_factory) -> Path:
     """40 and 20 labelled images of two classes, 12 test images. Not to be written to."""
     return write_dataset(tmp_path_factory.mktemp("stripes") / "data", num_per_class=(40, 20))
+
+
+SERVED_LABELS = ("3", "left")
+
+
+@pytest.fixture(scope="session")
+def saved_ensemble(tmp_path_factory) -> Path:
+    """An ensemble of two untrained networks, saved as votes are; labels 3 and left."""
+    import torch
+    from mlflow.models import Model
+
+    from pose.tracking import flavors, packaging
+    from pose_models import Framing, SeedEnsemble, build_model
+    from pose_models.predictor import PredictorConfig
+
+    folder = tmp_path_factory.mktemp("saved")
+    torch.manual_seed(0)
+    members = [build_model("simple_cnn", SERVED_LABELS, 24).eval() for _ in range(2)]
+    flavors.save_model(
+        str(folder / "model"),
+        Model(),
+        SeedEnsemble(members).eval(),
+        PredictorConfig(
+            labels=SERVED_LABELS,
+            names=("three", "L <b>"),
+            decodings=((Framing(size=24), True),) * 2,
+        ),
+        code_paths=[str(packaging.stage_code(folder))],
+        pip_requirements=packaging.requirements(),
+        serialization_format="pickle",
+    )
+    return folder / "model"

@@ -15,13 +15,22 @@ import pytest
 import yaml
 
 from entrypoints.options import NOT_GIVEN
-from pose.config import DataSetup, DemoSetup, Recipe, ScoreSetup, Setup, SweepSetup, VoteSetup
+from pose.config import (
+    DataSetup,
+    DemoSetup,
+    PredictSetup,
+    Recipe,
+    ScoreSetup,
+    Setup,
+    SweepSetup,
+    VoteSetup,
+)
 from pose.errors import InputError
 
 PROJECT = Path(__file__).parents[1]
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))
 ENTRY_POINTS = MLPROJECT["entry_points"]
-COMMANDS = ("train", "ensemble", "data", "sweep", "runs", "store")
+COMMANDS = ("train", "ensemble", "predict", "data", "sweep", "runs", "store")
 PARAMETERS = [
     (entry, name) for entry, spec in ENTRY_POINTS.items() for name in spec.get("parameters", {})
 ]
@@ -81,6 +90,7 @@ def test_every_option_has_both_spellings(entry):
 SETTINGS = {
     "train": (Recipe, Setup),
     "ensemble": (VoteSetup,),
+    "predict": (PredictSetup,),
     "data": (DataSetup, DemoSetup, ScoreSetup),
     "sweep": (SweepSetup, Recipe, Setup),
     "store": (),
@@ -169,6 +179,7 @@ print("heavy:", sorted({"torch", "mlflow", "pandas", "sklearn", "optuna"} & set(
     [
         ("train", "--help", "--batch-size"),
         ("ensemble", "--help", "--voting"),
+        ("predict", "--help", "--skip-bad-images"),
         ("data", "--help", "--draw-seed"),
         ("sweep", "--help", "--space"),
         ("main", "", "mlflow run . -e train"),
@@ -314,6 +325,7 @@ LAYERS = (
     "search seeds",
     "tracking",
     "result_pages",
+    "predict serving",
     "restore run vote voters",
     "sweep",
     "entrypoints",

@@ -20,15 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from mlflow.models import Model
 from PIL import Image
 
-from pose.tracking import flavors, packaging
-from pose_models import Framing, SeedEnsemble, build_model
-from pose_models.predictor import PredictorConfig
-
-LABELS = ("3", "left")
 JPG = io.BytesIO()
 Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(
     JPG, "JPEG"
@@ -38,27 +31,13 @@ PIXELS = np.random.default_rng(1).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory) -> Iterator[int]:
-    """Of a server in a folder of its own, with a saved ensemble and without the project."""
-    folder = tmp_path_factory.mktemp("served")
-    torch.manual_seed(0)
-    members = [build_model("simple_cnn", LABELS, 24).eval() for _ in range(2)]
-    config = PredictorConfig(
-        labels=LABELS, names=("three", "L <b>"), decodings=((Framing(size=24), True),) * 2
-    )
-    flavors.save_model(
-        str(folder / "model"),
-        Model(),
-        SeedEnsemble(members).eval(),
-        config,
-        code_paths=[str(packaging.stage_code(folder))],
-        pip_requirements=packaging.requirements(),
-        serialization_format="pickle",
-    )
+def port(tmp_path_factory, saved_ensemble) -> Iterator[int]:
+    """Of a server in a folder of its own, without the project."""
+    folder = tmp_path_factory.mktemp("server")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         number = probe.getsockname()[1]
-    command = f"mlflow models serve -m model --env-manager local -p {number}"
+    command = f"mlflow models serve -m {saved_ensemble} --env-manager local -p {number}"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with open(folder / "log", "w") as log:
         server = subprocess.Popen(

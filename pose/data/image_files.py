@@ -1,0 +1,73 @@
+"""The image files that a user names: a folder, a pattern, or a table of paths."""
+
+import glob
+from pathlib import Path
+
+from pose.data.listing import list_images
+from pose.data.table import column_of, read_table
+from pose.errors import InputError, printable
+
+# Names of the column of a table that holds paths.
+COLUMNS = ("file", "path", "image")
+
+
+def find_images(images: str) -> dict[str, Path]:
+    """Every image file by its name, sorted as its source lists them.
+
+    A name is the path below a folder, a path as a pattern finds it, or a cell of a table. Whether
+    a file can be read is not asked.
+
+    Args:
+        images: a folder, an image file, a glob pattern, or a CSV or Parquet file with a column
+            `file`, `path` or `image` (any name if it has no other), whose paths start at its
+            folder.
+
+    Raises:
+        InputError: it is none of these, or names no image.
+    """
+    place = Path(images)
+    if place.is_dir():
+        found = {name: place / name for name in sorted(list_images(place).id_of_name)}
+    elif place.is_file() and place.suffix.lower() in (".csv", ".parquet"):
+        found = {name: place.parent / name for name in _paths_in(place)}
+    elif place.is_file():
+        found = {images: place}
+    else:
+        paths = sorted(glob.glob(images, recursive=True))
+        found = {name: Path(name) for name in paths if not Path(name).is_dir()}
+    if not found:
+        raise InputError(
+            "images must be a folder with images, a pattern that finds some, or a CSV or Parquet "
+            f"table of paths, got {printable(images)[:200]!r}, which has none"
+        )
+    return found
+
+
+def _paths_in(path: Path) -> list[str]:
+    header, *rows = _read_rows(path)
+    places = {column_of(path, header, name) for name in COLUMNS} - {None}
+    if len(header) == 1 and not places:
+        places = {0}
+        if (path.parent / header[0]).is_file():
+            rows = [header, *rows]  # it has no header
+    if len(places) != 1:
+        raise InputError(
+            f"{path} must have one column of paths ({', '.join(COLUMNS)}), found "
+            f"{', '.join(header)[:100]}"
+        )
+    (place,) = places
+    assert place is not None
+    return [row[place] for row in rows if len(row) > place]
+
+
+def _read_rows(path: Path) -> list[list[str]]:
+    if path.suffix.lower() == ".csv":
+        return [list(row.cells) for row in read_table(path)] or [[""]]
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(path)
+    # Whatever is wrong with it, pyarrow says it in its own types.
+    except Exception as error:
+        raise InputError(f"{path} must be a Parquet table, found: {str(error)[:100]}") from error
+    return [list(map(str, frame.columns)), *frame.astype(str).values.tolist()]

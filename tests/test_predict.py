@@ -1,0 +1,146 @@
+"""`predict`: image files into a table, by a model that is all there is."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from project import ROOT
+
+from pose.config import PredictSetup
+from pose.display import NoDisplay
+from pose.errors import InputError
+from pose.predict import predict
+from pose_models.pyfunc import _load_pyfunc
+
+
+class Lines(NoDisplay):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture
+def folder(stripes, tmp_path) -> Path:
+    """Images in a folder and one below it, one of them damaged, and a file that is no image."""
+    photos = tmp_path / "photos"
+    (photos / "more").mkdir(parents=True)
+    for number, path in enumerate(sorted((stripes / "train_images").iterdir())):
+        place = photos / "more" if number % 2 else photos
+        (place / path.name).write_bytes(path.read_bytes())
+    (photos / "zz, cut.jpg").write_bytes(path.read_bytes()[:500])
+    (photos / "notes.txt").write_text("none")
+    return photos
+
+
+def setup_of(model: Path, images: object, out: Path, **others: object) -> PredictSetup:
+    return PredictSetup(model=str(model), images=str(images), out_path=str(out), **others)
+
+
+def read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={"file": str, "label": str}, keep_default_na=False)
+
+
+def test_a_folder_becomes_a_table(saved_ensemble, folder, tmp_path):
+    out, display = tmp_path / "out.csv", Lines()
+    predicted = predict(setup_of(saved_ensemble, folder, out, skip_bad_images=True), display)
+    found = read(out)
+    assert (predicted.num_images, predicted.num_bad) == (60, 1)
+    assert "zz, cut.jpg (" in display.said[-1]
+    names = sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*.jpg") if path.name[0] != "z"
+    )
+    assert list(found["file"]) == names
+    expected = _load_pyfunc(str(saved_ensemble / "data")).predict([folder / name for name in names])
+    assert list(found["label"]) == list(expected["label"])
+    columns = ["confidence", "p_3", "p_left", "disagreement"]
+    assert abs(found[columns].to_numpy() - expected[columns].to_numpy()).max() < 1e-6
+    assert [path.name for path in tmp_path.iterdir() if path.name[0] == "."] == []
+
+
+def test_tables_patterns_and_parquet(saved_ensemble, folder, tmp_path):
+    names = ["more/1.jpg", "0.jpg"]
+    pd.DataFrame({"label": ["?", "?"], "path": names}).to_csv(folder / "list.csv", index=False)
+    (folder / "bare.csv").write_text("\n".join(names) + "\n")
+    pd.DataFrame({"any": names}).to_parquet(folder / "list.parquet")
+    tables = []
+    for number, images in enumerate(("list.csv", "bare.csv", "list.parquet")):
+        out = tmp_path / f"{number}.parquet"
+        predict(setup_of(saved_ensemble, folder / images, out), NoDisplay())
+        tables.append(pd.read_parquet(out))
+        assert list(tables[-1]["file"]) == names
+        pd.testing.assert_frame_equal(tables[-1], tables[0])
+    one = tmp_path / "one.csv"
+    predict(setup_of(saved_ensemble, folder / "**/1.jpg", one), NoDisplay())
+    assert list(read(one)["label"]) == list(tables[0]["label"][:1])
+
+
+def test_a_bad_image_is_named_and_what_is_done_is_kept(saved_ensemble, folder, tmp_path):
+    out = tmp_path / "out.csv"
+    with pytest.raises(InputError, match=r"found 1 that are not: zz, cut.jpg .*--skip-bad-images"):
+        predict(setup_of(saved_ensemble, folder, out), NoDisplay())
+    assert not out.exists()
+    (kept,) = tmp_path.glob(".out.csv.*.partial")
+    # As a kill would leave it, in the middle of a row.
+    kept.write_text(kept.read_text()[:-9])
+    display = Lines()
+    predict(setup_of(saved_ensemble, folder, out, skip_bad_images=True), display)
+    assert display.said[1] == "continued: 59 of 61 images were predicted before"
+    whole = tmp_path / "whole.csv"
+    predict(setup_of(saved_ensemble, folder, whole, skip_bad_images=True), NoDisplay())
+    pd.testing.assert_frame_equal(read(out), read(whole))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": "nowhere"}, "images must be a folder with images, .* got 'nowhere'"),
+        ({"model": "models:/nobody/1"}, "model must be one that can be loaded, .*nobody"),
+        ({"model": None}, "model must be a model such as"),
+        ({"images": None}, "images must be a folder"),
+        ({"out_path": "table.xlsx"}, "out_path must be a .csv or .parquet file"),
+        ({"out_path": "nowhere/table.csv"}, "out_path must be a file in a folder that exists"),
+    ],
+)
+def test_a_mistake_is_one_line(saved_ensemble, folder, tmp_path, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    options = {"model": str(saved_ensemble), "images": str(folder), "out_path": "out.csv"}
+    with pytest.raises(InputError, match=message) as error:
+        predict(PredictSetup(**(options | changes)), NoDisplay())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.faults
+def test_a_killed_command_is_continued(saved_ensemble, stripes, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    data = (stripes / "train_images" / "0.jpg").read_bytes()
+    for number in range(3000):
+        (photos / f"{number}.jpg").write_bytes(data)
+    command = [
+        sys.executable, "-m", "entrypoints.predict", "--model", str(saved_ensemble),
+        "--images", str(photos), "--out_path", str(tmp_path / "out.csv"),
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment)
+    while not list(tmp_path.glob(".out.csv.*.partial")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out.csv").exists()
+    said = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert "images were predicted before" in said
+    found = read(tmp_path / "out.csv")
+    assert sorted(found["file"]) == sorted(path.name for path in photos.iterdir())
