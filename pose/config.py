@@ -459,6 +459,22 @@ class PredictSetup(ModelSetup):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ServeSetup(ModelSetup):
+    """Where a page with a finished model is served.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    host: str = setting("127.0.0.1", "address to listen at; 0.0.0.0: everybody may ask")
+    port: int = setting(8000, "port to listen at; 0: any that is free")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check("port", self.port, 0 <= self.port < 65536, "in [0, 65536)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoSetup:
     """How the demo data is drawn.
 

@@ -21,6 +21,7 @@ from pose.config import (
     PredictSetup,
     Recipe,
     ScoreSetup,
+    ServeSetup,
     Setup,
     SweepSetup,
     VoteSetup,
@@ -30,7 +31,7 @@ from pose.errors import InputError
 PROJECT = Path(__file__).parents[1]
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))
 ENTRY_POINTS = MLPROJECT["entry_points"]
-COMMANDS = ("train", "ensemble", "predict", "data", "sweep", "runs", "store")
+COMMANDS = ("train", "ensemble", "predict", "serve", "data", "sweep", "runs", "store")
 PARAMETERS = [
     (entry, name) for entry, spec in ENTRY_POINTS.items() for name in spec.get("parameters", {})
 ]
@@ -91,6 +92,7 @@ SETTINGS = {
     "train": (Recipe, Setup),
     "ensemble": (VoteSetup,),
     "predict": (PredictSetup,),
+    "serve": (ServeSetup,),
     "data": (DataSetup, DemoSetup, ScoreSetup),
     "sweep": (SweepSetup, Recipe, Setup),
     "store": (),
@@ -180,6 +182,7 @@ print("heavy:", sorted({"torch", "mlflow", "pandas", "sklearn", "optuna"} & set(
         ("train", "--help", "--batch-size"),
         ("ensemble", "--help", "--voting"),
         ("predict", "--help", "--skip-bad-images"),
+        ("serve", "--help", "--port"),
         ("data", "--help", "--draw-seed"),
         ("sweep", "--help", "--space"),
         ("main", "", "mlflow run . -e train"),
