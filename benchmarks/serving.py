@@ -34,7 +34,7 @@ from pose.data.folder import read_dataset
 from pose.device import keep_freed_memory, pick_precision
 from pose.tracking import flavors, packaging
 from pose.training.predict import predict_logits
-from pose_models import ImageClassifier, SeedEnsemble, build_model, for_inference
+from pose_models import Framing, ImageClassifier, SeedEnsemble, build_model, for_inference
 from pose_models.decode import read_image
 from pose_models.predictor import PredictorConfig
 
@@ -147,17 +147,19 @@ class _served:
 
 def save_ensemble(folder: Path, num_members: int) -> None:
     """Save an ensemble as votes are saved."""
+    framing = Framing(size=IMAGE_SIZE)
     config = PredictorConfig(
-        labels=LABELS, names=LABELS, decodings=((IMAGE_SIZE, True),) * num_members
+        labels=LABELS, names=LABELS, decodings=((framing, True),) * num_members
     )
+    ensemble = SeedEnsemble(members_of(num_members)).eval()
     with tempfile.TemporaryDirectory() as staging:
         flavors.save_model(
             str(folder),
             Model(),
-            SeedEnsemble(members_of(num_members)).eval(),
+            ensemble,
             config,
             code_paths=[str(packaging.stage_code(Path(staging)))],
-            pip_requirements=packaging.requirements(),
+            pip_requirements=packaging.requirements(ensemble),
             serialization_format="pickle",
         )
 

@@ -32,6 +32,7 @@ from pose.seeds import folder as seed_folder
 from pose.seeds.engines import Budget, pick_engine
 from pose.seeds.job import SeedJob
 from pose.stop import Stop, ending
+from pose.sync import lock_of
 from pose.tracking import DataRecord, RunRecord, RunRequest, SeedRecord, Tracker
 from pose.weights import keep_weights
 
@@ -316,7 +317,7 @@ def _only_run_in(folder: Path) -> Iterator[None]:
     with ExitStack() as lock:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            lock.enter_context(locked(folder.parent / f".{folder.name}.lock", wait=False))
+            lock.enter_context(locked(lock_of(folder), wait=False))
         except BlockingIOError:
             raise InputError(
                 f"run_name must not be in training already, but {folder} is at work in another "

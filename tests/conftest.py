@@ -98,17 +98,18 @@ def saved_ensemble(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
     torch.manual_seed(0)
     members = [build_model("simple_cnn", SERVED_LABELS, 24).eval() for _ in range(2)]
+    ensemble = SeedEnsemble(members).eval()
     flavors.save_model(
         str(folder / "model"),
         Model(),
-        SeedEnsemble(members).eval(),
+        ensemble,
         PredictorConfig(
             labels=SERVED_LABELS,
             names=("three", "L <b>"),
             decodings=((Framing(size=24), True),) * 2,
         ),
         code_paths=[str(packaging.stage_code(folder))],
-        pip_requirements=packaging.requirements(),
+        pip_requirements=packaging.requirements(ensemble),
         serialization_format="pickle",
     )
     return folder / "model"

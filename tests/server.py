@@ -1,5 +1,6 @@
 """A real MLflow server on loopback that can be taken away and brought back."""
 
+import json
 import os
 import signal
 import socket
@@ -7,10 +8,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlflow
 from mlflow.entities import Run
+
+from pose.seeds import folder as seed_folder
+from pose.tracking.spool import SPOOL, Spool
 
 
 class Server:
@@ -42,7 +47,7 @@ class Server:
             self._process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while True:
             try:
                 with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
@@ -69,8 +74,39 @@ class Server:
         store = f"sqlite:///{self.folder / 'server.db'}"
         return mlflow.MlflowClient(tracking_uri=store, registry_uri=store)
 
-    def runs(self, kind: str) -> list[Run]:
-        """The runs of a kind, oldest first."""
-        return self.client().search_runs(
-            ["0"], f"tags.kind = '{kind}'", order_by=["attributes.start_time ASC"]
+    def assert_whole(self, folder: Path, seeds: Sequence[int], num_epochs: int) -> None:
+        """All of the run in `folder` is there once and in order, and nothing waits."""
+        client = self.client()
+        parent_id = json.loads((folder / "training.json").read_text())["parent_run_id"]
+        parent = client.get_run(parent_id)
+        assert parent.info.status == "FINISHED"
+        assert parent.data.tags["is_complete"] == "true"
+        assert "val_f1_mean" in parent.data.metrics
+        children = client.search_runs(
+            ["0"],
+            f"tags.parent_run_id = '{parent_id}' and tags.kind = 'seed'",
+            order_by=["attributes.start_time ASC"],
         )
+        assert [int(child.data.tags["seed"]) for child in children] == list(seeds)
+        for child in children:
+            self._assert_whole_seed(child, folder / f"seed_{child.data.tags['seed']}", num_epochs)
+        assert not Spool(folder / SPOOL).waiting()
+
+    def _assert_whole_seed(self, child: Run, folder: Path, num_epochs: int) -> None:
+        client, run_id = self.client(), child.info.run_id
+        assert child.info.status == "FINISHED"
+        assert child.data.tags["stop_reason"] == "epochs"
+        assert child.data.params["seed"] == child.data.tags["seed"]
+        assert len(child.data.params) > 25
+        assert len(child.inputs.dataset_inputs) == 1
+        for name in ("train_loss", "val_f1", "time/epoch_seconds"):
+            points = client.get_metric_history(run_id, name)
+            assert [point.step for point in points] == list(range(1, num_epochs + 1))
+            assert [p.timestamp for p in points] == sorted(p.timestamp for p in points)
+        assert len(client.get_metric_history(run_id, "best_val_f1")) == 1
+        (version,) = client.search_model_versions(f"run_id = '{run_id}'")
+        assert version.tags["seed"] == child.data.tags["seed"]
+        assert len(client.search_logged_models(["0"], f"source_run_id = '{run_id}'")) == 1
+        stored = self.folder / "artifacts" / "0" / run_id / "artifacts"
+        for name in seed_folder.RESULTS:
+            assert (stored / name).read_bytes() == (folder / name).read_bytes()

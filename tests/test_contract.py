@@ -31,7 +31,7 @@ from pose.errors import InputError
 PROJECT = Path(__file__).parents[1]
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))
 ENTRY_POINTS = MLPROJECT["entry_points"]
-COMMANDS = ("train", "ensemble", "predict", "serve", "data", "sweep", "runs", "store")
+COMMANDS = ("train", "ensemble", "predict", "serve", "data", "sweep", "runs", "store", "sync")
 PARAMETERS = [
     (entry, name) for entry, spec in ENTRY_POINTS.items() for name in spec.get("parameters", {})
 ]
@@ -96,6 +96,7 @@ SETTINGS = {
     "data": (DataSetup, DemoSetup, ScoreSetup),
     "sweep": (SweepSetup, Recipe, Setup),
     "store": (),
+    "sync": (),
 }
 # A sweep's own budget stands for the recipe's; a sweep begins or goes on by itself.
 LEFT_OUT = {("sweep", Recipe, "budget"), ("sweep", Setup, "fresh"), ("sweep", Setup, "add_seeds")}
@@ -329,7 +330,7 @@ LAYERS = (
     "tracking",
     "result_pages",
     "predict serving",
-    "restore run vote voters",
+    "restore sync run vote voters",
     "sweep",
     "entrypoints",
 )

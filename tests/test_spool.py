@@ -1,6 +1,7 @@
 """What is recorded while the tracking store is away, and a server that goes and comes."""
 
 import dataclasses
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pose.seeds.job import NoTracking, SeedJob
 from pose.seeds.train import load_job_data, train_seed
 from pose.tracking import Tracker, courier
 from pose.tracking.spool import SPOOL, Spool
+from pose.tracking.system import watch_system
 
 NUM_EPOCHS = 6
 SMALL = {
@@ -136,34 +138,6 @@ class Watching(NoDisplay):
             action()
 
 
-def assert_whole(server, plan):
-    """Everything is there once, in order, and the weights are those of an undisturbed run."""
-    client = server.client()
-    (parent,) = server.runs("train")
-    assert parent.info.status == "FINISHED"
-    assert parent.data.tags["is_complete"] == "true"
-    assert "val_f1_mean" in parent.data.metrics
-    children = server.runs("seed")
-    assert [child.data.tags["seed"] for child in children] == ["1", "2"]
-    for child in children:
-        assert child.info.status == "FINISHED"
-        assert child.data.tags["stop_reason"] == "epochs"
-        assert child.data.params["batch_size"] == "16"
-        assert len(child.inputs.dataset_inputs) == 1
-        for name in ("train_loss", "val_f1", "best_val_f1"):
-            steps = [point.step for point in client.get_metric_history(child.info.run_id, name)]
-            assert steps == ([0] if name == "best_val_f1" else list(range(1, NUM_EPOCHS + 1)))
-        times = [p.timestamp for p in client.get_metric_history(child.info.run_id, "val_f1")]
-        assert times == sorted(times)
-        (version,) = client.search_model_versions(f"run_id = '{child.info.run_id}'")
-        assert version.tags["seed"] == child.data.tags["seed"]
-        stored = server.folder / "artifacts" / "0" / child.info.run_id / "artifacts"
-        for name in seed_folder.RESULTS:
-            ours = plan.folder / f"seed_{child.data.tags['seed']}" / name
-            assert (stored / name).read_bytes() == ours.read_bytes()
-    assert not Spool(plan.folder / SPOOL).waiting()
-
-
 def undisturbed_weights(plan, seed, folder):
     job = SeedJob(
         run="tiny",
@@ -190,8 +164,37 @@ def test_a_server_that_goes_away_and_comes_back_loses_nothing(tmp_path, stripes,
     (warning,) = [line for line in display.lines if line.startswith("warning: the tracking store")]
     assert f"; work goes on, and its records wait in {plan.folder / SPOOL}" in warning
     assert "takes records again" in " ".join(display.lines)
-    assert_whole(server, plan)
+    server.assert_whole(plan.folder, (1, 2), NUM_EPOCHS)
     for seed in (1, 2):
         ours = torch.load(plan.folder / f"seed_{seed}" / seed_folder.WEIGHTS, weights_only=True)
         theirs = undisturbed_weights(plan, seed, tmp_path / "undisturbed")
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+# The machine's load
+
+
+def test_system_metrics_without_their_package_are_a_warning(monkeypatch):
+    said = []
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    for name in [name for name in sys.modules if name.startswith("mlflow.system_metrics.")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert watch_system(lambda sample: None, said.append) is None
+    (warning,) = said
+    assert warning.startswith("warning: system metrics cannot be recorded, found: ")
+    assert "pip install psutil" in warning
+
+
+def test_system_metrics_nobody_asked_for_are_not_measured(monkeypatch):
+    monkeypatch.delenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", raising=False)
+    assert watch_system(lambda sample: None, print) is None
+
+
+def test_system_metrics_have_a_sample_at_the_end(monkeypatch):
+    pytest.importorskip("psutil")
+    samples = []
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    watched = watch_system(samples.append, print)
+    watched.finish()
+    assert samples[-1]["system/cpu_utilization_percentage"] >= 0

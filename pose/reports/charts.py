@@ -9,12 +9,18 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pose.history import Row
 from pose.reports.plots import BEST_COLOR, TRAIN_COLOR, VAL_COLOR, later_half
 
 # Text stays text, so that the page's fonts and colours apply; equal charts are equal bytes.
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "pose", "text.parse_math": False, "font.size": 10}
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "pose",
+    "text.parse_math": False,
+    "font.size": 10,
+}
 
 
 def svg(draw: Callable[[Axes], None]) -> str:
@@ -36,8 +42,14 @@ def curves(histories: Mapping[Any, Sequence[Row]], metric: str) -> str:
         shared = min(map(len, lines))
         for line in lines:
             marker = "o" if len(line) == 1 else None
-            epochs = range(1, len(line) + 1)
-            axes.plot(epochs, line, color=TRAIN_COLOR, linewidth=0.9, alpha=0.8, marker=marker)
+            axes.plot(
+                range(1, len(line) + 1),
+                line,
+                color=TRAIN_COLOR,
+                linewidth=0.9,
+                alpha=0.8,
+                marker=marker,
+            )
         if len(lines) > 1 and shared > 1:
             band = np.array([line[:shared] for line in lines])
             epochs = np.arange(1, shared + 1)
@@ -45,7 +57,7 @@ def curves(histories: Mapping[Any, Sequence[Row]], metric: str) -> str:
             axes.fill_between(epochs, low, high, color=VAL_COLOR, alpha=0.2)
             axes.plot(epochs, band.mean(axis=0), color=VAL_COLOR, linewidth=1.8)
         axes.set_ylim(*later_half(lines))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _label(axes, "epoch", "")
 
     return svg(draw)
@@ -59,7 +71,7 @@ def by_size(scores: Sequence[Sequence[float]]) -> str:
             axes.plot([size] * len(own), own, ".", color=TRAIN_COLOR, alpha=0.6)
         sizes = range(1, len(scores) + 1)
         axes.plot(sizes, [statistics.mean(own) for own in scores], "o-", color=VAL_COLOR)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _label(axes, "members", "macro F1")
 
     return svg(draw)

@@ -9,6 +9,7 @@ from pose.tracking.flavors import predictor_config
 from pose.tracking.parents import RunRequest
 from pose.tracking.runs import RunRecord
 from pose.tracking.seeds import DataRecord, SeedRecord
+from pose.tracking.spool import waiting_in
 from pose.tracking.tracker import Tracker, end_orphan
 from pose.tracking.votes import VoteRecord
 
@@ -21,4 +22,5 @@ __all__ = [
     "VoteRecord",
     "end_orphan",
     "predictor_config",
+    "waiting_in",
 ]

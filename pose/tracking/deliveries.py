@@ -18,7 +18,7 @@ from pose.model_card import ModelCard
 from pose.seeds import folder as seed_folder
 from pose.tracking import flavors, packaging, registry
 from pose.tracking.spool import Record, Spool, file_digest
-from pose.tracking.store import NOTE_TAG, PARENT_TAG, Store, StoreError
+from pose.tracking.store import NOTE_TAG, PARENT_TAG, Store, StoreError, store_errors
 from pose_models import ImageClassifier
 
 # History columns that MLflow groups under another name than the CSV's.
@@ -53,6 +53,7 @@ class Deliveries:
             "open": self._open,
             "seed": self._seed,
             "epochs": self._epochs,
+            "metrics": self._metrics,
             "files": self._files,
             "text": self._text,
             "results": self._results,
@@ -66,7 +67,8 @@ class Deliveries:
         Raises:
             StoreError: it did not arrive, or not whole.
         """
-        return self._kinds[record.do](record) or {}
+        with store_errors(self._store.uri):
+            return self._kinds[record.do](record) or {}
 
     def send_all(self) -> None:
         """Deliver all that waits, in this thread.
@@ -166,6 +168,13 @@ class Deliveries:
                 self._store.log_metrics(run_id, metrics, step, at=record.at)
                 steps.add(step)
         self._steps[run_id] = steps
+
+    def _metrics(self, record: Record) -> None:
+        values = record.values
+        # MLflow keeps a value once that has the same name, step and time.
+        self._store.log_metrics(
+            self._run_id(record), values["metrics"], values["step"], at=record.at
+        )
 
     def _files(self, record: Record) -> dict[str, Any]:
         run_id = self._run_id(record)

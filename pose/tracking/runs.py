@@ -80,6 +80,7 @@ class RunRecord:
         self.is_continued = is_continued
         self.unlike = unlike
         self._courier: Courier | None = None
+        self._is_watched = True
 
     def begin(self, folder: Path) -> None:
         """Record from now on, through the spool in the run's folder."""
@@ -106,7 +107,7 @@ class RunRecord:
             StoreError: it refuses. One that is away is no reason not to begin.
         """
         assert self._courier is not None, "begin comes first"
-        if not self._courier.flush(STOPPING_SECONDS):
+        if not self._is_offline and not self._courier.flush(STOPPING_SECONDS):
             self._raise_refusal()
 
     def _raise_refusal(self) -> None:
@@ -119,6 +120,8 @@ class RunRecord:
 
         While the store is away, what the spool says.
         """
+        if self._is_offline:
+            return spooled_results(self._spool)
         try:
             return self._recorded_members()
         except StoreError as error:
@@ -173,13 +176,17 @@ class RunRecord:
             data=data_entity(data),
         )
         assert self._courier is not None
-        return SeedRecord(
+        record = SeedRecord(
             job.key,
             tags["model_format"],
             spool=self._spool,
             deliveries=self._deliveries,
             courier=self._courier,
         )
+        # What one seed could not be watched with, the next cannot either; once is enough to say it.
+        if self._is_watched:
+            self._is_watched = record.watch_system(self._say)
+        return record
 
     def log_text(self, text: str, name: str) -> None:
         """Record `text` as the artifact `name` of the parent."""
@@ -218,7 +225,7 @@ class RunRecord:
         if not self._courier.close(seconds):
             self._say(
                 f"not in MLflow yet: {len(self._spool.waiting())} records, which wait in "
-                f"{self._spool.path}; the next start sends them"
+                f"{self._spool.path}: the next start sends them, or mlflow run . -e sync"
             )
 
     def seeds_page(self) -> str:

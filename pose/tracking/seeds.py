@@ -4,7 +4,7 @@ import dataclasses
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pose.tracking.courier import Courier
 from pose.tracking.deliveries import METRIC_NAMES, Deliveries
 from pose.tracking.spool import Record, Spool, digests
 from pose.tracking.store import Store
+from pose.tracking.system import SystemMetrics, watch_system
 
 # How long training waits for a finished seed to be registered, before it begins the next.
 PUBLISHING_SECONDS = 9
@@ -63,6 +64,23 @@ class SeedRecord:
         self._deliveries = deliveries
         self._courier = courier
         self._num_logged = 0
+        self._system: SystemMetrics | None = None
+        self._num_samples = sum(
+            record.values["member"] == member.folder for record in spool.records("metrics")
+        )
+
+    def watch_system(self, say: Callable[[str], None]) -> bool:
+        """Record the machine's load until the seed ends, if the environment asks for it.
+
+        Returns:
+            Whether it is recorded.
+        """
+        self._system = watch_system(self._log_sample, say)
+        return self._system is not None
+
+    def _log_sample(self, metrics: dict[str, float]) -> None:
+        self._add("metrics", metrics=metrics, step=self._num_samples)
+        self._num_samples += 1
 
     def _add(self, do: str, **values: Any) -> None:
         self._spool.append(do, member=self._member.folder, **values)
@@ -126,6 +144,8 @@ class SeedRecord:
 
     def finish(self, status: str, stop_reason: str) -> None:
         """End the child run with the reason in its tags."""
+        if self._system is not None:
+            self._system.finish()
         self._add("end", status=status, tags={"stop_reason": stop_reason})
 
 

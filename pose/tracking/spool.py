@@ -16,7 +16,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,17 @@ class Spool:
         """What the delivery of a record told; nothing before it."""
         with self._lock:
             return self._facts.get(record.seq, {})
+
+
+def waiting_in(output_root: Path, name: str = "*") -> Iterator[Path]:
+    """The folders of runs in whose spools something waits.
+
+    Args:
+        name: of the run's folder; default: all.
+    """
+    for path in sorted(output_root.glob(f"{name}/{SPOOL}")):
+        if Spool(path).waiting():
+            yield path.parent
 
 
 def digests(folder: Path, paths: Iterable[Path]) -> dict[str, str]:

@@ -111,7 +111,7 @@ class Tracker:
 
     def _find_or_begin(self, request: RunRequest) -> RunRecord:
         # What is decided from here on is decided by what is recorded.
-        self._send(Spool(request.folder / SPOOL))
+        self.send(request.folder)
         given, experiment_id = self._take_given()
         if self._sweep_run_id:
             nested = {registry.SWEEP_TAG: self._sweep_run_id, PARENT_TAG: self._sweep_run_id}
@@ -130,15 +130,24 @@ class Tracker:
             refuse_living(parent)
             return continue_run(self._store, parent, request, given, self._say)
 
-    def _send(self, spool: Spool) -> None:
-        """Deliver what an earlier command left in a spool of this store.
+    def send(self, folder: Path) -> int:
+        """Deliver what an earlier command left in the spool of a run's folder.
+
+        What the store refuses is said, and stays in the spool.
+
+        Returns:
+            How many records arrived.
 
         Raises:
-            StoreError: the store is away. What it refuses is said, and stays in the spool.
+            StoreError: the store is away.
         """
+        spool = Spool(folder / SPOOL)
         num_waiting = len(spool.waiting())
-        if not num_waiting or not is_of(spool, self._store):
-            return
+        if not num_waiting:
+            return 0
+        if not is_of(spool, self._store):
+            self._say(f"warning: {num_waiting} records wait in {spool.path} for another store")
+            return 0
         try:
             Deliveries(self._store, spool, self._say).send_all()
             self._say(f"sent to MLflow: {num_waiting} records that waited in {spool.path}")
@@ -146,6 +155,7 @@ class Tracker:
             if error.is_away:
                 raise
             self._say(f"warning: {error}; {len(spool.waiting())} records wait in {spool.path}")
+        return num_waiting - len(spool.waiting())
 
     def for_trials(self, sweep_run_id: str) -> "Tracker":
         """A tracker whose runs are trials of a sweep."""
