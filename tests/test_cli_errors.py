@@ -109,7 +109,10 @@ LATE = {
         "contradictory: 1 ids with different labels (correct them): 0",
     ),
     "too_few": ("train --dataset few", "val_fraction must leave rows for 2 classes"),
-    "unknown_voting": ("ensemble --voting mean", "voting must be one of hard, soft, got 'mean'"),
+    "unknown_voting": (
+        "ensemble --voting mean",
+        "voting must be one of auto, greedy, hard, rank, soft, stacking, weighted, got 'mean'",
+    ),
     "no_folder_to_write_to": (
         "ensemble --out_path nowhere/predictions.csv",
         "out_path must be a file in a folder that exists, got 'nowhere/predictions.csv'",
