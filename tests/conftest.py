@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from stripes import draw_stripes
 
 # Before anything imports MLflow and torch, which read them once.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -25,17 +25,6 @@ def cache_root(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POSE_CACHE", str(root))
         yield root
-
-
-def draw_stripes(class_index: int, num_classes: int, size: int, rng: np.random.Generator):
-    """Noisy stripes whose direction is the class: of two, vertical and horizontal."""
-    angle = np.pi * class_index / num_classes
-    axis = np.arange(size)
-    across = np.cos(angle) * axis + np.sin(angle) * axis[:, None]
-    wave = np.sin(2 * np.pi * across / 8 + rng.uniform(0, 2 * np.pi))
-    color = rng.uniform(30, 90, size=3)
-    pixels = 128 + wave[..., None] * color + rng.normal(0, 12, size=(size, size, 3))
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 def write_dataset(

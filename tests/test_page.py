@@ -10,7 +10,7 @@ import pytest
 import sklearn.calibration
 import sklearn.metrics
 import torch
-from conftest import draw_stripes
+from stripes import draw_stripes
 
 from pose import metrics
 from pose.config import Recipe
@@ -243,7 +243,11 @@ def made(tmp_path_factory) -> tuple[str, float]:
         [np.asarray(draw_stripes(label, 20, 128, rng)).transpose(2, 0, 1) for label in labels]
     )
     loaded = LoadedData(
-        dataset=dataset, images=torch.from_numpy(images), rows=np.arange(600), digest="0"
+        dataset=dataset,
+        images=torch.from_numpy(images),
+        rows=np.arange(600),
+        groups=np.arange(600),
+        digest="0",
     )
     recipe = Recipe(image_size=128, model="simple_cnn", augmentation="pose")
     model = build_model("simple_cnn", NAMES, 128)
