@@ -53,6 +53,8 @@ def trained(tmp_path_factory, make_dataset):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        # MLflow remembers the store of the test before.
+        mlflow.set_tracking_uri(None)
         train(data)
     return folder
 

@@ -47,8 +47,11 @@ class VoteRecord:
         log_data(self._store, run, data_entity(data), "prediction")
         versions = (uri.removeprefix("models:/").rpartition("/") for uri in uris)
         found = [client.get_model_version(name, version) for name, _, version in versions]
-        # Versions from before MLflow 3 have no logged model.
-        inputs = [LoggedModelInput(model_id=own.model_id) for own in found if own.model_id]
+        # By the source: a database keeps no other trace of a version's logged model. Versions from
+        # before MLflow 3 have none.
+        prefix = "models:/"
+        sources = [own.source for own in found if own.source and own.source.startswith(prefix)]
+        inputs = [LoggedModelInput(model_id=source.removeprefix(prefix)) for source in sources]
         client.log_inputs(self.run_id, models=inputs)
 
     def log_model(
