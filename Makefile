@@ -12,7 +12,8 @@ WORKERS ?= 2
 
 env: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.txt requirements-sweep.txt requirements-dev.txt
+$(VENV)/.installed: requirements.txt requirements-sweep.txt requirements-timm.txt \
+    requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "error: Python 3.11 or newer is needed, found `$(PYTHON) --version`: set PYTHON=python3.11"; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || \

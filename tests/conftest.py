@@ -2,7 +2,8 @@
 
 import csv
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,14 @@ def cache_root(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POSE_CACHE", str(root))
         yield root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_remembered_store() -> Iterator[None]:
+    """MLflow remembers the store of the file before, whichever files a worker happens to get."""
+    yield
+    if "mlflow" in sys.modules:
+        sys.modules["mlflow"].set_tracking_uri(None)
 
 
 def write_dataset(

@@ -83,7 +83,7 @@ def reader(tmp_path_factory, make_dataset, free_port) -> Project:
     """A project with an environment in `.venv`, as `make env` would have made it, and data of its
     own; the demo's figures are stripes, drawn already."""
     project = Project(tmp_path_factory.mktemp("readme") / "pose")
-    for name in ("Makefile", "requirements-dev.txt", "requirements-sweep.txt"):
+    for name in ["Makefile", *(path.name for path in ROOT.glob("requirements-*.txt"))]:
         (project.folder / name).write_text(read(ROOT / name), encoding="utf-8")
     _make_environment(project.folder / ".venv", free_port)
     demo = make_dataset(project.folder / "demo", num_per_class=150)
