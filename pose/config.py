@@ -122,7 +122,7 @@ class Recipe:
         0, "members per seed, each validated on its own fold; 0: one, on val_fraction", no_op=0
     )
     keep_groups: bool = setting(
-        True, "keep images of equal bytes on one side of the split", no_op=False
+        True, "keep images of a group, or of equal bytes, on one side of the split", no_op=False
     )
     split_seed: int | None = setting(
         0, "seed of the split, shared by all seeds; none: each its own"

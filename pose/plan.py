@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from pose.config import Recipe, Setup
@@ -58,11 +57,8 @@ class Plan:
         """Folder of decoded images, where one was named."""
         return Path(self.setup.cache_root) if self.setup.cache_root else None
 
-    def check_data(self, dataset: Dataset, groups: np.ndarray | None = None) -> None:
+    def check_data(self, dataset: Dataset) -> None:
         """Refuse data that this plan cannot be carried out on.
-
-        Args:
-            groups: `(N,)`, equal for images of equal bytes; None: not known yet.
 
         Raises:
             InputError: the data contradicts itself, cannot be split, the model cannot be built
@@ -70,7 +66,7 @@ class Plan:
         """
         dataset.raise_if_fatal()
         for member in self.recipe.members(self.recipe.seeds):
-            split_rows(dataset.labels, self.recipe, member, groups)
+            split_rows(dataset.labels, self.recipe, member, dataset.groups)
         num_bytes = self._needed_bytes(_check_model(self.recipe, dataset.classes.labels))
         self.transfer(dataset.classes.labels)
         check_room(self.folder.parent, num_bytes, "output_root", "checkpoints and weights")
@@ -105,13 +101,9 @@ class Plan:
             network = _build(self.recipe, labels, torch.device("cpu")).network
         return match(network, weights)
 
-    def warnings(self, dataset: Dataset, groups: np.ndarray) -> list[str]:
-        """What the split makes of rare classes and of twins; all of `dataset` can be split.
-
-        Args:
-            groups: `(N,)`, equal for images of equal bytes.
-        """
-        missing = unvalidated_classes(dataset.labels, self.recipe, groups)
+    def warnings(self, dataset: Dataset) -> list[str]:
+        """What the split makes of rare classes and of groups; all of `dataset` can be split."""
+        missing = unvalidated_classes(dataset.labels, self.recipe, dataset.groups)
         names = [dataset.classes.labels[c] for c in missing]
         lines = []
         if names:
@@ -120,13 +112,14 @@ class Plan:
                 f"them): {first_few(map(printable, names))}"
             )
         member = self.recipe.members(self.recipe.seeds)[0]
-        train, val = split_rows(dataset.labels, self.recipe, member, groups)
-        twins = num_twins(groups, train, val)
-        if twins:
-            lines.append(
-                f"{twins} of the {len(val)} images that validate {member} have the very bytes of "
-                "one that trains it, which flatters val_f1; keep_groups=true keeps them together"
-            )
+        train, val = split_rows(dataset.labels, self.recipe, member, dataset.groups)
+        for shared, groups in dataset.groups.kinds().items():
+            twins = num_twins(groups, train, val)
+            if twins:
+                lines.append(
+                    f"{twins} of the {len(val)} images that validate {member} have {shared} of one "
+                    "that trains it, which flatters val_f1; keep_groups=true keeps them together"
+                )
         return lines
 
     def tags(self) -> dict[str, str]:

@@ -118,8 +118,8 @@ def load_planned_data(plan: Plan, display: Display) -> LoadedData:
     for line in loaded.lines():
         display.say(line)
     display.say(f"device: {describe(plan.device, plan.precision)}")
-    plan.check_data(loaded.dataset, loaded.groups)
-    for line in plan.warnings(loaded.dataset, loaded.groups):
+    plan.check_data(loaded.dataset)
+    for line in plan.warnings(loaded.dataset):
         display.say(f"warning: {line}")
     return loaded
 

@@ -246,7 +246,6 @@ def made(tmp_path_factory) -> tuple[str, float]:
         dataset=dataset,
         images=torch.from_numpy(images),
         rows=np.arange(600),
-        groups=np.arange(600),
         digest="0",
     )
     recipe = Recipe(image_size=128, model="simple_cnn", augmentation="pose")

@@ -5,6 +5,7 @@ import pytest
 from sklearn.model_selection import train_test_split
 
 from pose.config import Recipe
+from pose.data.groups import Groups
 from pose.data.split import num_twins, split_indices, split_rows, unvalidated_classes
 from pose.errors import InputError
 from pose.member_key import MemberKey
@@ -89,12 +90,12 @@ def test_a_group_is_on_one_side_and_rows_alone_are_split_as_ever(folds):
     recipe = Recipe(folds=folds, val_fraction=0.25)
     groups = np.random.default_rng(1).integers(0, 60, size=100)
     for member in recipe.members((0,)):
-        train, val = split_rows(LABELS, recipe, member, groups)
+        train, val = split_rows(LABELS, recipe, member, Groups(copies=groups))
         assert sorted([*train, *val]) == list(range(100))
         assert num_twins(groups, train, val) == 0
         alone = np.random.default_rng(2).permutation(100)
         for found, expected in zip(
-            split_rows(LABELS, recipe, member, alone),
+            split_rows(LABELS, recipe, member, Groups(copies=alone)),
             split_rows(LABELS, recipe, member),
             strict=True,
         ):
@@ -106,7 +107,7 @@ def test_the_frozen_runs_split_as_they_did():
     for name in ("ensemble_1", "simple_cnn_v2"):
         recipe = NAMED_RUNS[name].recipe
         assert "keep_groups" not in recipe.identity()
-        _, val = split_rows(LABELS, recipe, MemberKey(76), groups)
+        _, val = split_rows(LABELS, recipe, MemberKey(76), Groups(copies=groups, named=groups))
         expected = split_indices(LABELS, val_fraction=0.2, split_seed=76)[1]
         assert val.tolist() == expected.tolist()
 
@@ -119,7 +120,7 @@ def test_twins_flatter_a_score_unless_they_stay_together():
     groups = np.repeat(np.arange(1000), 2)
 
     def score(recipe: Recipe) -> float:
-        train, val = split_rows(labels, recipe, MemberKey(0), groups)
+        train, val = split_rows(labels, recipe, MemberKey(0), Groups(copies=groups))
         apart = ((pixels[val][:, None] - pixels[train][None]) ** 2).sum(axis=2)
         return float((labels[train][apart.argmin(axis=1)] == labels[val]).mean())
 

@@ -7,6 +7,7 @@ Reads names and labels; pixels are the business of `pose.data.cache`.
       train_images/<id>.jpg   or in folders: the id of day1/1.jpg is day1/1
       test_images/<id>.jpg
       classes.csv             optional: label,name,mirror
+      groups.csv              optional: id,group; see `pose.data.group_names`
       sample_submission.csv   optional: see `pose.data.submission`
 """
 
@@ -14,12 +15,14 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pose.data.classes import ClassList, read_classes, sorted_texts
+from pose.data.group_names import GROUPS_FILE, name_groups
+from pose.data.groups import Groups, leaders
 from pose.data.labels import LabelRows, look_alikes, read_label_rows
 from pose.data.listing import Listing, list_images
 from pose.data.problem import Problem
@@ -32,7 +35,7 @@ CLASSES_FILE = "classes.csv"
 IMAGE_FOLDERS = ("train_images", "test_images")
 # What an output must not replace.
 INPUT_FILES = (
-    LABELS_FILE, CLASSES_FILE, "groups.csv", "sample_submission.csv", "test_solution.csv",
+    LABELS_FILE, CLASSES_FILE, GROUPS_FILE, "sample_submission.csv", "test_solution.csv",
 )  # fmt: skip
 
 
@@ -48,6 +51,7 @@ class Dataset:
         test_files: `(M,)`.
         num_turned: images whose metadata asks for another orientation than they are stored in;
             None where nobody has looked.
+        groups: which of the labelled images belong together.
     """
 
     folder: Path
@@ -59,6 +63,7 @@ class Dataset:
     test_files: tuple[Path, ...]
     problems: tuple[Problem, ...]
     num_turned: int | None = None
+    groups: Groups = Groups()
 
     def without(self, bad: dict[int, str]) -> "Dataset":
         """The same without the rows in `bad` (row to reason), which become a problem.
@@ -86,8 +91,18 @@ class Dataset:
             ids=tuple(self.ids[row] for row in keep),
             files=tuple(self.files[row] for row in keep),
             labels=self.labels[keep],
+            groups=self.groups.take(keep),
             problems=(*self.problems, problem),
         )
+
+    def with_copies(self, contents: Sequence[str]) -> "Dataset":
+        """The same, knowing which images have equal bytes.
+
+        Args:
+            contents: `(N,)` digest of each file.
+        """
+        _, copies = np.unique(contents, return_inverse=True)
+        return dataclasses.replace(self, groups=dataclasses.replace(self.groups, copies=copies))
 
     def raise_if_fatal(self) -> None:
         """Refuse a folder with a fatal problem.
@@ -106,6 +121,7 @@ class Dataset:
             f"folder: {self.folder}",
             f"labelled images: {len(self.ids)}{_in_folders(self.ids)}",
             f"test images: {len(self.test_ids)}{_in_folders(self.test_ids)}",
+            *self.groups.lines(len(self.ids)),
             f"classes: {len(self.classes)}",
         ]
         if self.num_turned is not None:
@@ -131,7 +147,9 @@ class Dataset:
 
 
 def dataset_digest(dataset: Dataset, file_digests: tuple[str, ...]) -> str:
-    """16 hexadecimal digits of ids, labels and file contents, the same on every machine.
+    """16 hexadecimal digits of ids, labels, file contents and named groups.
+
+    They are the same on every machine. Rows that are a group of their own count like rows without.
 
     Args:
         file_digests: `(N,)` of `dataset.files`, in their order.
@@ -139,6 +157,10 @@ def dataset_digest(dataset: Dataset, file_digests: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for image_id, label, content in zip(dataset.ids, dataset.labels, file_digests, strict=True):
         digest.update(f"{image_id}\0{dataset.classes.labels[label]}\0{content}\n".encode())
+    if dataset.groups.named is not None:
+        for row, leader in enumerate(leaders(dataset.groups.named).tolist()):
+            if leader != row:
+                digest.update(f"group\0{dataset.ids[row]}\0{dataset.ids[leader]}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -154,11 +176,13 @@ def check_images(
     files = [*dataset.files, *dataset.test_files]
     ids = [*dataset.ids, *dataset.test_ids]
     reasons: dict[int, str] = {}
+    contents = [""] * len(files)
     turned: set[int] = set()
 
     def decode(row: int) -> None:
         try:
             data = read_bytes(files[row])
+            contents[row] = hashlib.sha256(data).hexdigest()
             read_image(data, 32)
             if orientation_of(data) != 1:
                 turned.add(row)
@@ -172,6 +196,7 @@ def check_images(
             if progress and (done % 64 == 0 or done == len(files)):
                 progress(done, len(files))
     num_labelled = len(dataset.files)
+    dataset = dataset.with_copies(contents[:num_labelled])
     bad = {row: reason for row, reason in reasons.items() if row < num_labelled}
     bad_tests = [
         f"{_name(ids[row], files[row])} ({reasons[row]})"
@@ -247,6 +272,8 @@ def read_dataset(folder: Path) -> Dataset:
     single = [classes.labels[c] for c in np.flatnonzero(np.bincount(labels) == 1)]
     note("classes with a single image", "it trains and none validates", single)
 
+    named, wrong_groups = name_groups(folder, table, listing, usable)
+    problems += wrong_groups
     tests, ambiguous_tests, test_listing = _list_tests(folder)
     note("test ids with more than one image file", "keep one of each", ambiguous_tests, True)
     problems += _odd_files(test_listing, "not predicted")
@@ -259,6 +286,7 @@ def read_dataset(folder: Path) -> Dataset:
         test_ids=tuple(tests),
         test_files=tuple(tests.values()),
         problems=tuple(problems),
+        groups=Groups(named=named),
     )
     if not contradictions and not ambiguous and len(classes) < 2:
         raise InputError(

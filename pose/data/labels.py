@@ -23,10 +23,12 @@ class LabelRows:
     Attributes:
         rows: id and label of each row; ids are those of the listing where they name an image.
         header: what was taken for names of columns although neither is called id or label.
+        groups: id and group of each row, where there is a column `group`.
     """
 
     rows: list[tuple[str, str]]
     header: str | None = None
+    groups: list[tuple[str, str]] | None = None
 
 
 def read_label_rows(path: Path, images: Listing | None = None) -> LabelRows:
@@ -59,11 +61,17 @@ def read_label_rows(path: Path, images: Listing | None = None) -> LabelRows:
         raise InputError(f"{path} must have a row id,label for each image, found the header alone")
     names = {cell.lower() for cell in table[0].cells}
     is_unnamed = first == 1 and not names & {"id", "label"}
+    ids = [match_id(row.cells[id_column], images) for row in table[first:]]
+    groups = column_of(path, table[0].cells, "group") if first == 1 and width > 2 else None
     return LabelRows(
-        rows=[(match_id(row.cells[id_column], images), row.cells[label_column])
-              for row in table[first:]],
+        rows=_pairs(ids, table[first:], label_column),
         header=shown_cells(table[0].cells) if is_unnamed else None,
-    )  # fmt: skip
+        groups=None if groups is None else _pairs(ids, table[first:], groups),
+    )
+
+
+def _pairs(ids: list[str], rows: list[TableRow], column: int) -> list[tuple[str, str]]:
+    return [(image_id, row.cells[column]) for image_id, row in zip(ids, rows, strict=True)]
 
 
 def match_id(text: str, images: Listing | None) -> str:

@@ -19,15 +19,13 @@ class LoadedData:
         dataset: the rows that can be used.
         images: `(N, 3, S, S)` uint8, memory-mapped, S the framing's canvas.
         rows: `(len(dataset.ids),)` int64, row of each id in `images`.
-        groups: `(len(dataset.ids),)` int64, equal for images of equal bytes.
-        digest: of ids, labels and contents.
+        digest: of ids, labels, contents and named groups.
         notes: about the decoded images, for people.
     """
 
     dataset: Dataset
     images: torch.Tensor
     rows: np.ndarray
-    groups: np.ndarray
     digest: str
     notes: tuple[str, ...] = ()
 
@@ -85,14 +83,12 @@ def load_data(
         obey_exif=obey_exif,
     )
     rows = np.array([row for row in range(len(dataset.files)) if row not in cache.bad])
-    usable = dataset.without(cache.bad)
     contents = tuple(cache.digests[row] for row in rows)
-    _, groups = np.unique(contents, return_inverse=True)
+    usable = dataset.without(cache.bad).with_copies(contents)
     return LoadedData(
         dataset=usable,
         images=cache.images,
         rows=rows,
-        groups=groups,
         digest=dataset_digest(usable, contents),
         notes=cache.notes,
     )

@@ -6,6 +6,8 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from pose.config import Recipe
+from pose.data.group_split import free_classes, share_groups
+from pose.data.groups import Groups
 from pose.errors import InputError
 from pose.member_key import MemberKey
 
@@ -87,29 +89,64 @@ def fold_of_rows(labels: np.ndarray, *, folds: int, split_seed: int) -> np.ndarr
 
 
 def split_rows(
-    labels: np.ndarray, recipe: Recipe, member: MemberKey, groups: np.ndarray | None = None
+    labels: np.ndarray, recipe: Recipe, member: MemberKey, groups: Groups | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The split of a member by its recipe: the shared one, or its seed's if `split_seed` is None.
 
     Args:
-        groups: `(N,)`, equal for rows of one group, such as images of equal bytes. Where the recipe
-            keeps groups together, the first row of each is split by its class, and the others
-            follow it; where every row is a group of its own, that is the split without groups.
+        groups: kept together where the recipe says so. Of groups that have nothing but equal bytes
+            in common, the first row is split by its class and the others follow it, so that the
+            split is scikit-learn's, and that of earlier runs. Where the data folder names groups,
+            which may be large and of several classes, `share_groups` deals them out. Where every
+            row is a group of its own, both are the split without groups.
 
     Returns:
         Row indices `(num_train,)` and `(num_val,)`, both ascending, together every row once.
 
     Raises:
-        InputError: too few rows.
+        InputError: too few rows or groups.
     """
-    if groups is not None and recipe.keep_groups:
-        _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
-        # In the order of the rows, so that groups of one row are split as the rows would be.
-        first, rank = np.sort(first), np.argsort(np.argsort(first))
+    if groups is None or not recipe.keep_groups:
+        return _split_rows(labels, recipe, member)
+    group_of = groups.joined(len(labels))
+    if groups.is_copies_only or len(np.unique(group_of)) == len(labels):
+        first = np.unique(group_of)
         _, val = _split_rows(labels[first], recipe, member)
-        validates = np.isin(rank[group_of], val)
-        return np.flatnonzero(~validates), np.flatnonzero(validates)
-    return _split_rows(labels, recipe, member)
+        validates = np.isin(group_of, first[val])
+    else:
+        validates = _parts_of_groups(labels, group_of, recipe, member) == (member.fold or 1)
+    return np.flatnonzero(~validates), np.flatnonzero(validates)
+
+
+def _parts_of_groups(
+    labels: np.ndarray, group_of: np.ndarray, recipe: Recipe, member: MemberKey
+) -> np.ndarray:
+    """The fold `(N,)` that each row validates; 0: none. Without folds, 1 is what validates."""
+    num_groups = len(np.unique(group_of))
+    needed = recipe.folds or 2
+    if num_groups < needed:
+        raise InputError(
+            f"{'folds' if recipe.folds else 'a split'} must have at least {needed} groups of "
+            f"images, found {num_groups}: "
+            + ("take fewer folds" if recipe.folds else "correct the groups, or keep_groups=false")
+        )
+    if recipe.folds:
+        shares = np.full(recipe.folds, 1 / recipe.folds)
+        parts = share_groups(labels, group_of, shares, _split_seed(recipe, member)) + 1
+    else:
+        shares = np.array([1 - recipe.val_fraction, recipe.val_fraction])
+        parts = share_groups(labels, group_of, shares, _split_seed(recipe, member))
+        if not parts.any():
+            # Groups larger than what should validate: the smallest does.
+            sizes = np.bincount(group_of)
+            parts[group_of == np.flatnonzero(sizes)[sizes[sizes > 0].argmin()]] = 1
+    parts[free_classes(labels, group_of, parts)] = 0
+    if not (parts == (member.fold or 1)).any():
+        raise InputError(
+            f"{num_groups} groups of images must leave one to validate {member}, found that each "
+            "has a class that no other has: divide them, or keep_groups=false"
+        )
+    return parts
 
 
 def num_twins(groups: np.ndarray, train: np.ndarray, val: np.ndarray) -> int:
@@ -120,15 +157,19 @@ def num_twins(groups: np.ndarray, train: np.ndarray, val: np.ndarray) -> int:
 def _split_rows(
     labels: np.ndarray, recipe: Recipe, member: MemberKey
 ) -> tuple[np.ndarray, np.ndarray]:
-    split_seed = member.seed if recipe.split_seed is None else recipe.split_seed
+    split_seed = _split_seed(recipe, member)
     if not recipe.folds:
         return split_indices(labels, val_fraction=recipe.val_fraction, split_seed=split_seed)
     validates = fold_of_rows(labels, folds=recipe.folds, split_seed=split_seed) == member.fold
     return np.flatnonzero(~validates), np.flatnonzero(validates)
 
 
+def _split_seed(recipe: Recipe, member: MemberKey) -> int:
+    return member.seed if recipe.split_seed is None else recipe.split_seed
+
+
 def unvalidated_classes(
-    labels: np.ndarray, recipe: Recipe, groups: np.ndarray | None = None
+    labels: np.ndarray, recipe: Recipe, groups: Groups | None = None
 ) -> list[int]:
     """The classes that a seed, or the shared split, has no row of that validates a member.
 

@@ -40,7 +40,7 @@ def training_data(
     loaded: LoadedData, recipe: Recipe, member: MemberKey, device: torch.device
 ) -> TrainingData:
     """The split of `member` on `device`, as `split_rows` makes it."""
-    train_rows, val_rows = split_rows(loaded.dataset.labels, recipe, member, loaded.groups)
+    train_rows, val_rows = split_rows(loaded.dataset.labels, recipe, member, loaded.dataset.groups)
     labels = torch.zeros(len(loaded.images), dtype=torch.int64)
     labels[torch.from_numpy(loaded.rows)] = torch.from_numpy(loaded.dataset.labels)
     return TrainingData(
