@@ -85,13 +85,15 @@ def option(
     )
 
 
-def field_options(dataclass: type, *, without: tuple[str, ...] = ()) -> Decorator:
-    """An option for each field of `dataclass`, but for those in `without`."""
+def field_options(
+    dataclass: type, *, without: tuple[str, ...] = (), only: tuple[str, ...] | None = None
+) -> Decorator:
+    """An option for each field of `dataclass`, but for those in `without`, or for `only` these."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         hints = typing.get_type_hints(dataclass)
         for field in reversed(dataclasses.fields(dataclass)):
-            if field.name not in without:
+            if field.name not in without and (only is None or field.name in only):
                 help = f"{field.metadata['help']}{_shown(field.default)}"
                 command = option(field.name, hints[field.name], help)(command)
         return command

@@ -1,20 +1,22 @@
 """Tries other values of a recipe's settings; each trial is a run below the sweep's."""
 
-from pathlib import Path
+import sys
 from typing import Any
 
 import click
 
+from entrypoints.next_step import from_words
 from entrypoints.options import (
     field_options,
     fields_given,
     given_or,
     option,
     run_command,
-    take_mlflow_run_id,
 )
+from entrypoints.stoppable import bring_registered_weights, say_stale_stop, work_until_stopped
 from pose.config import Recipe, Setup, SweepSetup
-from pose.named_runs import resolve_run
+from pose.named_runs import ResolvedRun, resolve_run
+from pose.stop import StopRequest
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -32,20 +34,32 @@ def main(run: Any, **arguments: Any) -> None:
     given = {k: v for k, v in fields_given(Recipe, arguments).items() if k != "budget"}
     run_setup = Setup(**fields_given(Setup, arguments))
     resolved = resolve_run(given_or(run, None), run_setup.run_name, given)
+    work_until_stopped(
+        lambda stop, given_run_id: _sweep(resolved, setup, run_setup, stop, given_run_id)
+    )
+
+
+def _sweep(
+    resolved: ResolvedRun,
+    setup: SweepSetup,
+    run_setup: Setup,
+    stop: StopRequest,
+    given_run_id: str | None,
+) -> None:
     # Imported here: --help need not wait for torch and MLflow.
     from pose.console import Console
-    from pose.stop import StopRequest
     from pose.sweep import make_sweep_plan, sweep
     from pose.tracking import Tracker
 
-    plan = make_sweep_plan(resolved, setup, run_setup)
+    plan = make_sweep_plan(bring_registered_weights(resolved, run_setup), setup, run_setup)
     console = Console()
-    given_run_id = take_mlflow_run_id()
-    stop = StopRequest(Path.cwd())
-    stop.listen(ends_with_parent=given_run_id is not None)
+    say_stale_stop(stop, console)
     result = sweep(plan, Tracker(given_run_id, say=console.say), console, stop)
     if result.stop_reason:
-        console.say(f"stopped ({result.stop_reason}): the same command continues this sweep")
+        again = from_words("sweep", given_run_id is not None, sys.argv[1:])
+        console.say(
+            f"stopped ({result.stop_reason}): the same command continues this sweep\nnext: {again}"
+        )
         return
     console.show_sweep(result)
 

@@ -1,6 +1,5 @@
 """Sends to MLflow what training recorded while the tracking server was away."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from pose.config import Setup
 
 
 @click.command(context_settings={"max_content_width": 100})
-@field_options(Setup, without=tuple(f.name for f in fields(Setup) if f.name != "output_root"))
+@field_options(Setup, only=("output_root",))
 def main(**arguments: Any) -> None:
     """Send what waits in the folders of runs to the tracking store, at once."""
     setup = Setup(**fields_given(Setup, arguments))

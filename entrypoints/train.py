@@ -1,7 +1,6 @@
 """Trains a named run, or a free one: each seed a nested MLflow run."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,12 +13,12 @@ from entrypoints.options import (
     given_or,
     option,
     run_command,
-    take_mlflow_run_id,
 )
+from entrypoints.stoppable import bring_registered_weights, say_stale_stop, work_until_stopped
 from pose.config import Recipe, Setup
 from pose.errors import InputError
 from pose.named_runs import NAMED_RUNS, ResolvedRun, resolve_run
-from pose.stop import StopRequest, is_orphan
+from pose.stop import StopRequest
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -55,18 +54,11 @@ def main(run: Any, seed: Any, dry_run: bool, list: bool, **arguments: Any) -> No
         arguments["seeds"] = (seed,)
     setup = Setup(**fields_given(Setup, arguments))
     resolved = resolve_run(given_or(run, None), setup.run_name, fields_given(Recipe, arguments))
-    given_run_id = take_mlflow_run_id()
-    stop = StopRequest(Path.cwd())
-    # Before the imports, which take seconds: a killed `mlflow run` must not go unnoticed meanwhile.
-    stop.listen(ends_with_parent=given_run_id is not None)
-    try:
-        _train(resolved, setup, stop, given_run_id=given_run_id, dry_run=dry_run)
-    except SystemExit:
-        if given_run_id and is_orphan():
-            from pose.tracking import end_orphan
-
-            end_orphan(given_run_id)
-        raise
+    work_until_stopped(
+        lambda stop, given_run_id: _train(
+            resolved, setup, stop, given_run_id=given_run_id, dry_run=dry_run
+        )
+    )
 
 
 def _train(
@@ -78,11 +70,7 @@ def _train(
     dry_run: bool,
 ) -> None:
     # Imported here: --help and --list need not wait for torch and MLflow.
-    if (resolved.recipe.weights or "").startswith("models:/"):
-        from pose.run import bring_weights
-        from pose.tracking import Tracker
-
-        resolved = bring_weights(resolved, setup, Tracker())
+    resolved = bring_registered_weights(resolved, setup)
     from pose.plan import check_located_data, make_plan
 
     plan = make_plan(resolved, setup)
@@ -94,8 +82,7 @@ def _train(
     from pose.tracking import Tracker
 
     console = Console()
-    if stop.has_stale_file():
-        console.say("stop.txt is left over from an earlier run; it asks for nothing now")
+    say_stale_stop(stop, console)
     console.say(f"run: {resolved.name} ({resolved.title()}), seeds {resolved.recipe.seeds_text()}")
     is_project = given_run_id is not None
     again = from_words("train", is_project, sys.argv[1:])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pose.config import Recipe, Setup
-from pose.data.cache import default_cache_root
+from pose.data.cache import cache_root_of
 from pose.data.folder import Dataset, read_dataset
 from pose.data.source import locate_dataset
 from pose.data.split import num_twins, split_rows, unvalidated_classes
@@ -53,9 +53,9 @@ class Plan:
         return self.setup.threads or max(1, torch.get_num_threads() // self.setup.parallel)
 
     @property
-    def cache_root(self) -> Path | None:
-        """Folder of decoded images, where one was named."""
-        return Path(self.setup.cache_root) if self.setup.cache_root else None
+    def cache_root(self) -> Path:
+        """Folder of decoded images."""
+        return cache_root_of(self.setup.cache_root)
 
     def check_data(self, dataset: Dataset) -> None:
         """Refuse data that this plan cannot be carried out on.
@@ -93,7 +93,7 @@ class Plan:
         """
         if self.recipe.weights is None:
             return None
-        weights, _ = read_weights(self.recipe, self.cache_root or default_cache_root())
+        weights, _ = read_weights(self.recipe, self.cache_root)
         # Shapes are enough, except for networks that cannot be built without memory.
         try:
             network = _build(self.recipe, labels, torch.device("meta")).network
@@ -182,8 +182,7 @@ def make_plan(run: ResolvedRun, setup: Setup) -> Plan:
         # Its graph is that of one way through the framing; images of other sizes take another.
         raise InputError(f"model_format must be pickle with framing {run.recipe.framing}, got pt2")
     if run.recipe.weights is not None:
-        cache_root = Path(setup.cache_root) if setup.cache_root else default_cache_root()
-        _, digest = read_weights(run.recipe, cache_root)
+        _, digest = read_weights(run.recipe, cache_root_of(setup.cache_root))
         run = dataclasses.replace(
             run, recipe=dataclasses.replace(run.recipe, weights_sha256=digest)
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from pose import result_pages
 from pose.config import Setup
-from pose.data.cache import default_cache_root
+from pose.data.cache import cache_root_of
 from pose.data.loaded import LoadedData, load_data
 from pose.data.source import DEMO_MARKER, find_dataset
 from pose.data.tensors import framing_of
@@ -93,10 +93,9 @@ def bring_weights(run: ResolvedRun, setup: Setup, tracker: Tracker) -> ResolvedR
         InputError: they are not in the tracking store.
     """
     assert run.recipe.weights is not None
-    cache_root = Path(setup.cache_root) if setup.cache_root else default_cache_root()
     with tempfile.TemporaryDirectory() as staging:
         path = tracker.fetch_weights(run.recipe.weights, Path(staging))
-        digest = keep_weights(path, cache_root)
+        digest = keep_weights(path, cache_root_of(setup.cache_root))
     recipe = dataclasses.replace(run.recipe, weights_sha256=run.recipe.weights_sha256 or digest)
     return dataclasses.replace(run, recipe=recipe)
 

@@ -15,7 +15,7 @@ import torch
 
 from pose import result_pages
 from pose.config import VoteSetup
-from pose.data.cache import open_cache
+from pose.data.cache import cache_root_of, open_cache
 from pose.data.folder import read_test_images, refuse_input
 from pose.data.source import find_dataset
 from pose.data.submission import Submission, read_submission
@@ -343,14 +343,13 @@ def _decode(
     The digest is that of ids and contents.
     """
     files = list(tests.values())
-    cache_root = Path(setup.cache_root) if setup.cache_root else None
     images: dict[tuple[Framing, bool], torch.Tensor] = {}
     bad: dict[int, str] = {}
     for framing, obey_exif in decodings:
         cache = open_cache(
             files,
             framing,
-            cache_root=cache_root,
+            cache_root=cache_root_of(setup.cache_root),
             num_workers=setup.num_workers,
             progress=display.cache_progress,
             obey_exif=obey_exif,

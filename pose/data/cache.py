@@ -109,6 +109,11 @@ def default_cache_root() -> Path:
     return Path(os.environ.get("POSE_CACHE") or Path.home() / ".cache" / "pose")
 
 
+def cache_root_of(named: str | None) -> Path:
+    """The folder of decoded images that was named, else the default one."""
+    return Path(named) if named else default_cache_root()
+
+
 def open_cache(
     files: Sequence[Path],
     size: int | Framing,

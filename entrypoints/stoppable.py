@@ -1,0 +1,54 @@
+"""Commands that train: stopped softly when asked, their run ended where nobody was left to."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from entrypoints.options import take_mlflow_run_id
+from pose.stop import StopRequest, is_orphan
+
+if TYPE_CHECKING:
+    from pose.config import Setup
+    from pose.display import Display
+    from pose.named_runs import ResolvedRun
+
+
+def work_until_stopped(work: Callable[[StopRequest, str | None], None]) -> None:
+    """Do work that can be asked to stop.
+
+    Args:
+        work: gets who asks, and the id of the run that `mlflow run` made for the command, if any.
+            What takes seconds to import is imported by it.
+    """
+    given_run_id = take_mlflow_run_id()
+    stop = StopRequest(Path.cwd())
+    # Before the imports, which take seconds: a killed `mlflow run` must not go unnoticed meanwhile.
+    stop.listen(ends_with_parent=given_run_id is not None)
+    try:
+        work(stop, given_run_id)
+    except SystemExit:
+        if given_run_id and is_orphan():
+            from pose.tracking import end_orphan
+
+            end_orphan(given_run_id)
+        raise
+
+
+def say_stale_stop(stop: StopRequest, display: "Display") -> None:
+    """Say so where a `stop.txt` lies here that asks for nothing."""
+    if stop.has_stale_file():
+        display.say("stop.txt is left over from an earlier run; it asks for nothing now")
+
+
+def bring_registered_weights(resolved: "ResolvedRun", setup: "Setup") -> "ResolvedRun":
+    """The same run; weights in the tracking store that it starts from are on this machine then.
+
+    Raises:
+        InputError: they are not in the tracking store.
+    """
+    if not (resolved.recipe.weights or "").startswith("models:/"):
+        return resolved
+    from pose.run import bring_weights
+    from pose.tracking import Tracker
+
+    return bring_weights(resolved, setup, Tracker())
