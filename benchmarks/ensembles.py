@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks import ours, report
 from pose import metrics
 from pose.data.loaded import load_data
-from pose.ensembling.fit import FitSpec, f1_of
+from pose.ensembling.fit import FitSpec
 from pose.ensembling.held_out import Decision, decide
 from pose.ensembling.members import Member, RegisteredMember
 from pose.ensembling.selection import assign_folds
@@ -144,7 +144,7 @@ def _member(
         mirrors=(-1,) * len(class_labels),
         run="small",
         seed=seed,
-        val_f1=f1_of(probs, labels),
+        val_f1=metrics.f1_of(probs, labels),
         best_epoch=0,
         dataset_digest="",
         recipe={},
@@ -176,7 +176,7 @@ def measure(trained: Trained, spec: FitSpec) -> Outcome:
     labels = trained.test_labels
     probs = combine_probs(trained.test_probs, decision.how)
     calibrated = combine_probs(trained.test_probs, dataclasses.replace(decision.how, offsets=()))
-    test = {"f1": f1_of(probs, labels), **metrics.calibration_scores(calibrated, labels)}
+    test = {"f1": metrics.f1_of(probs, labels), **metrics.calibration_scores(calibrated, labels)}
     return Outcome(decision=decision, test=test)
 
 
@@ -197,7 +197,9 @@ def measure_data(
     for trained in repetitions:
         labels = trained.test_labels
         for own in trained.test_probs:
-            singles.append({"f1": f1_of(own, labels), **metrics.calibration_scores(own, labels)})
+            singles.append(
+                {"f1": metrics.f1_of(own, labels), **metrics.calibration_scores(own, labels)}
+            )
         for vote, spec in votes.items():
             outcomes[vote].append(measure(trained, spec))
     rows = [["single member", *_means(singles), "", "", ""]]

@@ -24,6 +24,11 @@ def macro_f1(confusion: np.ndarray) -> float:
     return float(np.mean(2 * np.diag(confusion)[occurs] / occurrences[occurs]))
 
 
+def f1_of(probs: np.ndarray, labels: np.ndarray) -> float:
+    """Macro-F1 of the likeliest classes of `probs` `(N, C)`, of any scale."""
+    return macro_f1(confusion_matrix(labels, probs.argmax(axis=1), probs.shape[1]))
+
+
 def nll(probs: np.ndarray, labels: np.ndarray) -> float:
     """Mean negative log-likelihood of `labels` `(N,)` under `probs` `(N, C)`, in nats."""
     own = probs[np.arange(len(labels)), labels]
@@ -40,9 +45,7 @@ def ece(probs: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
     Returns:
         Mean distance between confidence and accuracy, weighted by bin size, in [0, 1].
     """
-    confidence = probs.max(axis=1)
-    is_right = probs.argmax(axis=1) == labels
-    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    bins, confidence, is_right = _binned(probs, labels, num_bins)
     gaps = np.bincount(bins, weights=confidence - is_right, minlength=num_bins)
     return float(np.abs(gaps).sum() / len(labels))
 
@@ -75,9 +78,7 @@ def reliability(
     probs: np.ndarray, labels: np.ndarray, num_bins: int = 15
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean confidence, accuracy and number of rows of each bin of `ece` that has rows."""
-    confidence = probs.max(axis=1)
-    is_right = probs.argmax(axis=1) == labels
-    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    bins, confidence, is_right = _binned(probs, labels, num_bins)
     counts = np.bincount(bins, minlength=num_bins)
     has_rows = counts > 0
     means = [
@@ -85,6 +86,15 @@ def reliability(
         for values in (confidence, is_right)
     ]
     return means[0], means[1], counts[has_rows]
+
+
+def _binned(
+    probs: np.ndarray, labels: np.ndarray, num_bins: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The bin of each row by its confidence, the confidence, and whether it is right; `(N,)`."""
+    confidence = probs.max(axis=1)
+    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    return bins, confidence, probs.argmax(axis=1) == labels
 
 
 def calibration_scores(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -96,13 +106,22 @@ def calibration_scores(probs: np.ndarray, labels: np.ndarray) -> dict[str, float
     }
 
 
+def accuracy_of_surest(
+    confidence: np.ndarray, is_right: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The part of all rows and the part that is right, `(N,)`, of the k surest, k from 1.
+
+    Equally confident rows come in their order.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    numbers = np.arange(1, len(order) + 1)
+    return numbers / len(order), np.cumsum(is_right[order]) / numbers
+
+
 def risk_coverage(probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Coverage and risk `(N,)` when only the most confident rows are answered.
 
-    Risk is the part of the answers that are wrong (El-Yaniv and Wiener, 2010); equally confident
-    rows are answered in their order.
+    Risk is the part of the answers that are wrong (El-Yaniv and Wiener, 2010).
     """
-    order = np.argsort(-probs.max(axis=1), kind="stable")
-    is_wrong = (probs.argmax(axis=1) != labels)[order]
-    answered = np.arange(1, len(labels) + 1)
-    return answered / len(labels), np.cumsum(is_wrong) / answered
+    coverage, accuracy = accuracy_of_surest(probs.max(axis=1), probs.argmax(axis=1) == labels)
+    return coverage, 1 - accuracy

@@ -1,12 +1,11 @@
 """config.json: what rebuilds a trained model around its weights, and what it reached."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
-from pose.errors import InputError, one_line
 from pose.files import write_text
+from pose.records import read_record, record_text
 
 FORMAT = 3
 
@@ -52,7 +51,7 @@ class ModelCard:
 
 def write_card(path: Path, card: ModelCard) -> None:
     """Write `card` as JSON."""
-    write_text(path, json.dumps({"format": FORMAT, **dataclasses.asdict(card)}, indent=1) + "\n")
+    write_text(path, record_text(card, FORMAT))
 
 
 def read_card(path: Path) -> ModelCard:
@@ -61,17 +60,10 @@ def read_card(path: Path) -> ModelCard:
     Raises:
         InputError: the file is missing or damaged, or from a newer version of this software.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        version = int(values.pop("format"))
-        if version > FORMAT:
-            raise InputError(
-                f"{path} must be of format {FORMAT} or older, found {version}: update this software"
-            )
-        for name in ("labels", "names", "mirrors"):
-            values[name] = tuple(values[name])
-        return ModelCard(**values)
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} must be a whole model card, found: {one_line(error)}") from error
+    return read_record(path, FORMAT, f"{path} must be a whole model card", _make)
+
+
+def _make(values: dict[str, Any]) -> ModelCard:
+    for name in ("labels", "names", "mirrors"):
+        values[name] = tuple(values[name])
+    return ModelCard(**values)

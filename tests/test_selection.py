@@ -6,11 +6,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 
 from pose.ensembling import fit as fitting
-from pose.ensembling.abstention import choose_threshold, risk_coverage
+from pose.ensembling.abstention import choose_threshold
 from pose.ensembling.bootstrap import f1_interval, gain_interval
-from pose.ensembling.fit import FitSpec, f1_of, fit, fit_offsets, fit_temperature, mixture_weights
+from pose.ensembling.fit import FitSpec, fit, fit_offsets, fit_temperature, mixture_weights
 from pose.ensembling.selection import assign_folds, select, too_few
-from pose.metrics import calibration_scores
+from pose.metrics import accuracy_of_surest, calibration_scores, f1_of
 from pose.vote import combine_probs
 from pose_models import Combination
 from pose_models.combination import RULES
@@ -167,7 +167,7 @@ def test_a_temperature_calibrates_rows_that_it_was_not_fitted_on():
 def test_the_surest_predictions_are_kept_while_enough_are_right():
     confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
     is_right = np.array([True, True, False, True, False])
-    coverage, accuracy = risk_coverage(confidence, is_right)
+    coverage, accuracy = accuracy_of_surest(confidence, is_right)
     np.testing.assert_allclose(coverage, [0.2, 0.4, 0.6, 0.8, 1])
     np.testing.assert_allclose(accuracy, [1, 1, 2 / 3, 3 / 4, 3 / 5])
     labels = np.zeros(5, dtype=int)

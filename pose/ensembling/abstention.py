@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 from pose.ensembling.selection import NUM_FOLDS, assign_folds
+from pose.metrics import accuracy_of_surest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ def choose_threshold(
     for fold in range(NUM_FOLDS):
         rest, own = folds != fold, folds == fold
         is_kept[own] = confidence[own] >= _threshold(confidence[rest], is_right[rest], target)
-    coverage, accuracy = risk_coverage(confidence, is_right)
+    coverage, accuracy = accuracy_of_surest(confidence, is_right)
     return Abstention(
         target=target,
         threshold=_threshold(confidence, is_right, target),
@@ -64,15 +65,8 @@ def choose_threshold(
     )
 
 
-def risk_coverage(confidence: np.ndarray, is_right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The part of all rows and the part that is right, `(N,)`, of the k surest, k from 1."""
-    order = np.argsort(-confidence, kind="stable")
-    numbers = np.arange(1, len(order) + 1)
-    return numbers / len(order), np.cumsum(is_right[order]) / numbers
-
-
 def _threshold(confidence: np.ndarray, is_right: np.ndarray, target: float) -> float:
-    _, accuracy = risk_coverage(confidence, is_right)
+    _, accuracy = accuracy_of_surest(confidence, is_right)
     enough = np.flatnonzero(accuracy >= target)
     if len(enough) == 0:
         return 2.0

@@ -90,7 +90,7 @@ def f1_by_size(
     Returns:
         One list per size, of at most `MAX_SUBSETS` subsets, the same ones every time.
     """
-    num_members, _, num_classes = probs.shape
+    num_members = len(probs)
     rng = np.random.default_rng(0)
     scores = []
     for size in range(1, num_members + 1):
@@ -99,14 +99,7 @@ def f1_by_size(
             picked = rng.choice(len(subsets), MAX_SUBSETS, replace=False)
             subsets = [subsets[index] for index in picked]
         scores.append(
-            [
-                metrics.macro_f1(
-                    metrics.confusion_matrix(
-                        labels, combine_probs(probs[list(subset)]).argmax(axis=1), num_classes
-                    )
-                )
-                for subset in subsets
-            ]
+            [metrics.f1_of(combine_probs(probs[list(subset)]), labels) for subset in subsets]
         )
     return scores
 

@@ -23,13 +23,8 @@ def disagreement(probs: np.ndarray) -> float:
 
     0 for a single member; the disagreement measure of Kuncheva and Whitaker (2003).
     """
-    preds = probs.argmax(axis=2)
-    pairs = [
-        (preds[first] != preds[second]).mean()
-        for first in range(len(preds))
-        for second in range(first)
-    ]
-    return float(np.mean(pairs)) if pairs else 0.0
+    pairs = pairwise_disagreement(probs)[np.tril_indices(len(probs), k=-1)]
+    return float(pairs.mean()) if len(pairs) else 0.0
 
 
 def pairwise_disagreement(probs: np.ndarray) -> np.ndarray:

@@ -111,7 +111,7 @@ def _select(probs: np.ndarray, labels: np.ndarray, num_rounds: int) -> list[int]
     best, num_best = -np.inf, 1
     for _ in range(num_rounds):
         sums = total + probs
-        scores = np.array([f1_of(own, labels) for own in sums])
+        scores = np.array([metrics.f1_of(own, labels) for own in sums])
         equals = np.flatnonzero(scores == scores.max())
         pick = min(equals, key=lambda number: metrics.nll(_normed(sums[number]), labels))
         picks.append(int(pick))
@@ -124,12 +124,6 @@ def _select(probs: np.ndarray, labels: np.ndarray, num_rounds: int) -> list[int]
 def _normed(sums: np.ndarray) -> np.ndarray:
     probs: np.ndarray = sums / sums.sum(axis=1, keepdims=True)
     return probs
-
-
-def f1_of(probs: np.ndarray, labels: np.ndarray) -> float:
-    """Macro-F1 of probabilities `(N, C)`."""
-    confusion = metrics.confusion_matrix(labels, probs.argmax(axis=1), probs.shape[1])
-    return metrics.macro_f1(confusion)
 
 
 def _fit_stacking(probs: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Combination:
@@ -190,7 +184,7 @@ def fit_offsets(probs: np.ndarray, labels: np.ndarray, num_sweeps: int = 2) -> n
             for offset in _OFFSETS:
                 tried = offsets.copy()
                 tried[column] = offset
-                scores.append(f1_of(logs + tried, labels))
+                scores.append(metrics.f1_of(logs + tried, labels))
             offsets[column] = _steadiest(np.array(scores))
     centred: np.ndarray = offsets - offsets.mean()
     return centred

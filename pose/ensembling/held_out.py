@@ -11,7 +11,7 @@ import numpy as np
 from pose import metrics
 from pose.ensembling.abstention import Abstention, choose_threshold
 from pose.ensembling.bootstrap import Interval, f1_interval
-from pose.ensembling.fit import Combine, FitSpec, f1_of
+from pose.ensembling.fit import Combine, FitSpec
 from pose.ensembling.joined import Joined, join
 from pose.ensembling.members import Member
 from pose.ensembling.selection import Selection, select, too_few
@@ -193,7 +193,7 @@ def _score(rows: Joined, probs: np.ndarray, calibrated: np.ndarray) -> HeldOutSc
         },
         interval=f1_interval(labels, preds, probs.shape[1]),
         members=tuple(
-            f1_of(own[known], labels[known]) if known.any() else float("nan")
+            metrics.f1_of(own[known], labels[known]) if known.any() else float("nan")
             for own, known in zip(rows.probs, rows.is_known, strict=True)
         ),
     )

@@ -2,13 +2,12 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pose.ensembling.members import Member, RegisteredMember
-from pose.errors import InputError, one_line
+from pose.records import read_record, record_text
 
 LOCK_FILE = "ensemble.json"
 FORMAT = 1
@@ -72,7 +71,7 @@ def digest_of_images(digests: Mapping[str, str]) -> str:
 
 def lock_text(lock: Lock) -> str:
     """The lock as JSON: equal votes have equal locks."""
-    return json.dumps({"format": FORMAT, **dataclasses.asdict(lock)}, indent=1) + "\n"
+    return record_text(lock, FORMAT)
 
 
 def read_lock(path: Path) -> Lock:
@@ -81,17 +80,10 @@ def read_lock(path: Path) -> Lock:
     Raises:
         InputError: the file is missing or damaged, or from a newer version of this software.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        version = int(values.pop("format"))
-        if version > FORMAT:
-            raise InputError(
-                f"{path} must be of format {FORMAT} or older, found {version}: update this software"
-            )
-        values["members"] = tuple(RegisteredMember(**member) for member in values["members"])
-        values["class_labels"] = tuple(values["class_labels"])
-        return Lock(**values)
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"lock must be a whole {LOCK_FILE}, found: {one_line(error)}") from error
+    return read_record(path, FORMAT, f"lock must be a whole {LOCK_FILE}", _make)
+
+
+def _make(values: dict[str, Any]) -> Lock:
+    values["members"] = tuple(RegisteredMember(**member) for member in values["members"])
+    values["class_labels"] = tuple(values["class_labels"])
+    return Lock(**values)

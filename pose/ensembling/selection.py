@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pose.ensembling.bootstrap import Interval, gain_interval
-from pose.ensembling.fit import Combine, FitSpec, f1_of, fit
+from pose.ensembling.fit import Combine, FitSpec, fit
+from pose.metrics import f1_of
 from pose_models.combination import RULES, Combination
 
 NUM_FOLDS = 5

@@ -162,11 +162,7 @@ def single_scores(held_out: HeldOut | None) -> list[float]:
     """Macro F1 of each member on the rows that all share; none where there are none."""
     if held_out is None or held_out.probs is None:
         return []
-    num_classes = held_out.combined.shape[1]
-    return [
-        metrics.macro_f1(metrics.confusion_matrix(held_out.labels, own.argmax(axis=1), num_classes))
-        for own in held_out.probs
-    ]
+    return [metrics.f1_of(own, held_out.labels) for own in held_out.probs]
 
 
 def history_charts(histories: Mapping[Any, Sequence[Row]]) -> tuple[tuple[str, str, str], ...]:

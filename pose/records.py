@@ -1,0 +1,44 @@
+"""Plain values kept as JSON with the number of their format: files that outlive this version."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pose.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
+
+
+def record_text(record: "DataclassInstance", version: int) -> str:
+    """The record as JSON: equal records have equal texts."""
+    return json.dumps({"format": version, **dataclasses.asdict(record)}, indent=1) + "\n"
+
+
+def read_record(path: Path, newest: int, expected: str, make: Callable[[dict[str, Any]], T]) -> T:
+    """What `record_text` gave, in this version or an earlier one.
+
+    Args:
+        newest: the format of this version.
+        expected: what the file must be, for the message: `lock must be a whole ensemble.json`.
+        make: the record from its values by name.
+
+    Raises:
+        InputError: the file is missing or damaged, or from a newer version of this software.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = int(values.pop("format"))
+        if version > newest:
+            raise InputError(
+                f"{path} must be of format {newest} or older, found {version}: update this software"
+            )
+        return make(values)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{expected}, found: {one_line(error)}") from error
