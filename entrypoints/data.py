@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from entrypoints.next_step import command_line
+from entrypoints.next_step import command_line, project_address
 from entrypoints.options import (
     field_options,
     fields_given,
@@ -34,7 +34,7 @@ def main(command: Any, **arguments: Any) -> None:
     command = given_or(command, "check")
     if command not in COMMANDS:
         raise InputError(f"command must be one of {known(COMMANDS)}, got {command!r}")
-    is_project = take_mlflow_run_id() is not None
+    project = project_address(take_mlflow_run_id())
     from pose.console import Console
 
     if command == "demo":
@@ -42,17 +42,17 @@ def main(command: Any, **arguments: Any) -> None:
 
         folder = draw_demo(DemoSetup(**fields_given(DemoSetup, arguments)), Console())
         click.echo(f"the demo data is in {folder}; its figures are drawn")
-        click.echo(f"next: {command_line('train', is_project, run='demo', dataset=folder)}")
+        click.echo(f"next: {command_line('train', project, run='demo', dataset=folder)}")
     elif command == "check":
         folder = check(setup, Console())
         run = "demo" if (folder / "demo.json").exists() else "champion"
-        click.echo(f"next: {command_line('train', is_project, run=run, dataset=folder)}")
+        click.echo(f"next: {command_line('train', project, run=run, dataset=folder)}")
     else:
         from pose.scoring import score_predictions
 
         predictions = ScoreSetup(**fields_given(ScoreSetup, arguments)).predictions
         click.echo(score_predictions(Path(predictions), Path(setup.dataset or "demo")))
-        click.echo(f"next: {command_line('runs', is_project)}")
+        click.echo(f"next: {command_line('runs', project)}")
 
 
 def check(setup: DataSetup, display: Display) -> Path:

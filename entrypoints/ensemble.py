@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from entrypoints.next_step import command_line
+from entrypoints.next_step import command_line, project_address
 from entrypoints.options import field_options, fields_given, run_command, take_mlflow_run_id
 from pose.config import VoteSetup
 
@@ -23,15 +23,15 @@ def main(**arguments: Any) -> None:
     console = Console()
     given_run_id = take_mlflow_run_id()
     console.show_vote(vote(setup, Tracker(given_run_id), console))
-    console.say(f"next: {next_command(setup, given_run_id is not None)}")
+    console.say(f"next: {next_command(setup, project_address(given_run_id))}")
 
 
-def next_command(setup: VoteSetup, is_project: bool) -> str:
+def next_command(setup: VoteSetup, project: str | None) -> str:
     """Scoring where the truth is known, else what there is by now."""
     if setup.dataset is None or not (Path(setup.dataset) / "test_solution.csv").exists():
-        return command_line("runs", is_project)
+        return command_line("runs", project)
     options = {"command": "score", "dataset": setup.dataset, "predictions": setup.out_path}
-    return command_line("data", is_project, **options)
+    return command_line("data", project, **options)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,40 @@
 """What to type next: commands in the form in which the user typed the last one."""
 
+import os
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 
-def command_line(entry: str, is_project: bool, **options: Any) -> str:
+def project_address(given_run_id: str | None) -> str | None:
+    """What `mlflow run` was given for this project: `.`, or its folder from elsewhere.
+
+    None for a command that `mlflow run` did not start. MLflow works in the project's folder; the
+    user does where MLflow was started.
+    """
+    if given_run_id is None:
+        return None
+    here = str(Path.cwd())
+    try:
+        is_here = os.readlink(f"/proc/{os.getppid()}/cwd") == here
+    except OSError:
+        # No /proc on macOS.
+        is_here = True
+    return "." if is_here else here
+
+
+def command_line(entry: str, project: str | None, **options: Any) -> str:
     """A command of this project, ready to paste.
 
     Args:
-        is_project: for `mlflow run`; else for Python.
+        project: what `mlflow run` is given; None: for Python.
     """
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return from_words(entry, is_project, words)
+    return from_words(entry, project, words)
 
 
-def from_words(entry: str, is_project: bool, words: Sequence[str]) -> str:
+def from_words(entry: str, project: str | None, words: Sequence[str]) -> str:
     """The same from the words behind a Python command's name, to continue what it began.
 
     Left out is what would begin anew, and the `--run none` that MLflow passes on where no run was
@@ -29,8 +48,8 @@ def from_words(entry: str, is_project: bool, words: Sequence[str]) -> str:
         else:
             kept.append(word)
     kept = [word for word in kept if word not in ("--fresh", "--fresh=true")]
-    if not is_project:
+    if project is None:
         return shlex.join(["python", "-m", f"entrypoints.{entry}", *kept])
     pairs = zip(kept[::2], kept[1::2], strict=True)
     given = [w for name, value in pairs for w in ("-P", f"{name.removeprefix('--')}={value}")]
-    return shlex.join(["mlflow", "run", ".", "-e", entry, "--env-manager", "local", *given])
+    return shlex.join(["mlflow", "run", project, "-e", entry, "--env-manager", "local", *given])

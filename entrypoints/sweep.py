@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from entrypoints.next_step import from_words
+from entrypoints.next_step import from_words, project_address
 from entrypoints.options import (
     field_options,
     fields_given,
@@ -56,7 +56,7 @@ def _sweep(
     say_stale_stop(stop, console)
     result = sweep(plan, Tracker(given_run_id, say=console.say), console, stop)
     if result.stop_reason:
-        again = from_words("sweep", given_run_id is not None, sys.argv[1:])
+        again = from_words("sweep", project_address(given_run_id), sys.argv[1:])
         console.say(
             f"stopped ({result.stop_reason}): the same command continues this sweep\nnext: {again}"
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from entrypoints.next_step import command_line, from_words
+from entrypoints.next_step import command_line, from_words, project_address
 from entrypoints.options import (
     NOT_GIVEN,
     field_options,
@@ -84,8 +84,8 @@ def _train(
     console = Console()
     say_stale_stop(stop, console)
     console.say(f"run: {resolved.name} ({resolved.title()}), seeds {resolved.recipe.seeds_text()}")
-    is_project = given_run_id is not None
-    again = from_words("train", is_project, sys.argv[1:])
+    project = project_address(given_run_id)
+    again = from_words("train", project, sys.argv[1:])
     tracker = Tracker(given_run_id, folder=plan.folder, say=console.say, command=again)
     result = train_run(plan, tracker, console, stop)
     if result.stop_reason:
@@ -95,7 +95,7 @@ def _train(
         return
     console.show_summary(result)
     vote = {"run": resolved.name, **({"dataset": setup.dataset} if setup.dataset else {})}
-    console.say(f"next: {command_line('ensemble', is_project, **vote)}")
+    console.say(f"next: {command_line('ensemble', project, **vote)}")
 
 
 def list_runs() -> str:

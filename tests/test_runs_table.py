@@ -14,23 +14,23 @@ from pose.tracking import Tracker
 
 
 @pytest.mark.parametrize(
-    ("is_project", "words", "command"),
+    ("project", "words", "command"),
     [
-        (False, ["--run", "a b", "--fresh"], "python -m entrypoints.train --run 'a b'"),
-        (False, ["--fresh", "--seeds=1"], "python -m entrypoints.train --seeds=1"),
+        (None, ["--run", "a b", "--fresh"], "python -m entrypoints.train --run 'a b'"),
+        (None, ["--fresh", "--seeds=1"], "python -m entrypoints.train --seeds=1"),
         (
-            True,
+            "/a clone",
             ["--run", "none", "--model", "x", "--fresh", "true"],
-            "mlflow run . -e train --env-manager local -P model=x",
+            "mlflow run '/a clone' -e train --env-manager local -P model=x",
         ),
     ],
 )
-def test_a_command_is_given_back_in_the_form_it_was_typed_in(is_project, words, command):
-    assert from_words("train", is_project, words) == command
+def test_a_command_is_given_back_in_the_form_it_was_typed_in(project, words, command):
+    assert from_words("train", project, words) == command
 
 
 def test_values_are_quoted_for_the_shell():
-    text = command_line("data", True, dataset="my data; rm x")
+    text = command_line("data", ".", dataset="my data; rm x")
     assert shlex.split(text)[-2:] == ["-P", "dataset=my data; rm x"]
 
 
@@ -62,12 +62,12 @@ def add_run(kind: str, metrics: dict[str, float], **tags: str) -> str:
 def test_runs_are_listed_with_what_they_have_and_what_comes_next(tracker):
     assert tracker.list_runs() == []
     demo = "python -m entrypoints.train --run demo --dataset demo"
-    assert next_command([], False) == demo
+    assert next_command([], None) == demo
     done = add_run("train", {}, run="mine", seeds="1,2", is_complete="true", dataset="/x/birds")
     for seed, f1 in (("1", 0.8), ("2", 0.9)):
         add_run("seed", {"best_val_f1": f1}, seed=seed, parent_run_id=done, stop_reason="patience")
     (run,) = tracker.list_runs()
-    assert next_command([run], True) == "mlflow run . -e ensemble --env-manager local -P run=mine"
+    assert next_command([run], ".") == "mlflow run . -e ensemble --env-manager local -P run=mine"
     add_run("ensemble", {"val_f1": 0.95, "val_rows": 60}, parents=done)
     time.sleep(0.01)
     open_run = add_run(
@@ -82,5 +82,5 @@ def test_runs_are_listed_with_what_they_have_and_what_comes_next(tracker):
     assert re.split(" {2,}", oldest) == [
         "mine", "birds", "2 of 2", "complete", "0.8500 ± 0.0707", "0.9500 (60)", "2 h", done,
     ]  # fmt: skip
-    assert next_command(runs, False) == "python -m entrypoints.train --run next"
-    assert next_command(runs[1:], False) == "mlflow ui"
+    assert next_command(runs, None) == "python -m entrypoints.train --run next"
+    assert next_command(runs[1:], None) == "mlflow ui"
