@@ -57,11 +57,12 @@ def main(command: Any, **arguments: Any) -> None:
 
 def check(setup: DataSetup, display: Display) -> Path:
     """Print what a data folder holds; decode every image to find the bad ones."""
-    from pose.data.folder import check_images, read_dataset
+    from pose.data.folder import read_dataset
     from pose.data.source import find_dataset
+    from pose.data.twin_search import check_all
 
     dataset = read_dataset(find_dataset(setup, display))
-    dataset = check_images(dataset, setup.num_workers, display.check_progress)
+    dataset = check_all(dataset, setup.num_workers, display.check_progress)
     click.echo(dataset.report(), nl=False)
     dataset.raise_if_fatal()
     return dataset.folder

@@ -124,6 +124,9 @@ class Recipe:
     keep_groups: bool = setting(
         True, "keep images of a group, or of equal bytes, on one side of the split", no_op=False
     )
+    group_near_twins: bool = setting(
+        False, "keep images that look alike on one side of the split too", no_op=False
+    )
     split_seed: int | None = setting(
         0, "seed of the split, shared by all seeds; none: each its own"
     )
@@ -164,6 +167,10 @@ class Recipe:
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("class_weighting", self.class_weighting, CLASS_WEIGHTINGS)
+        if self.group_near_twins and not self.keep_groups:
+            raise InputError(
+                "group_near_twins must go with keep_groups, got keep_groups=false: leave out one"
+            )
         if self.split_seed is not None:
             _check("split_seed", self.split_seed, 0 <= self.split_seed < 2**32, "in [0, 2**32)")
 

@@ -21,6 +21,7 @@ ORIGINAL = Recipe(
     image_size=128,
     exif="ignore",
     keep_groups=False,
+    group_near_twins=False,
     batch_size=64,
     num_epochs=300,
     patience=20,

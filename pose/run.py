@@ -11,10 +11,12 @@ from typing import Any
 
 from pose import result_pages
 from pose.config import Setup
-from pose.data.cache import cache_root_of
-from pose.data.loaded import LoadedData, load_data
+from pose.data.cache import ImageCache, cache_root_of, open_cache
+from pose.data.loaded import LoadedData
 from pose.data.source import DEMO_MARKER, find_dataset
-from pose.data.tensors import framing_of
+from pose.data.tensors import framing_of, load_recipe_data
+from pose.data.twin_search import with_twins
+from pose.data.twin_table import TWINS_FILE
 from pose.device import describe, keep_freed_memory
 from pose.display import Display
 from pose.ensembling.out_of_fold import OutOfFold, score_folds
@@ -62,6 +64,8 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
                 display.say(f"continuing the unfinished training {record.run_id}")
             record.begin(plan.folder)
             record.log_text(loaded.dataset.report(), "data_report.txt")
+            if loaded.twins:
+                record.log_text(loaded.twins.csv(), TWINS_FILE)
             _say_transfer(plan, loaded, record, display)
             # A store that refuses is found before training; one that is away is waited for.
             record.settle()
@@ -106,21 +110,41 @@ def load_planned_data(plan: Plan, display: Display) -> LoadedData:
     Raises:
         InputError: there is none, or the plan cannot be carried out on it.
     """
-    loaded = load_data(
+    loaded = load_recipe_data(
         find_dataset(plan.setup, display),
-        framing_of(plan.recipe),
+        plan.recipe,
         plan.cache_root,
         plan.setup.num_workers,
         display.cache_progress,
-        plan.recipe.exif == "obey",
     )
     for line in loaded.lines():
         display.say(line)
     display.say(f"device: {describe(plan.device, plan.precision)}")
     plan.check_data(loaded.dataset)
-    for line in plan.warnings(loaded.dataset):
+    loaded = with_twins(loaded, plan.recipe, _decode_tests(plan, loaded, display))
+    assert loaded.twins is not None
+    for line in (*plan.warnings(loaded.dataset), *loaded.twins.warnings()):
         display.say(f"warning: {line}")
     return loaded
+
+
+def _decode_tests(plan: Plan, loaded: LoadedData, display: Display) -> ImageCache | None:
+    """The test images, decoded as a vote will want them; None where there are none, or no room."""
+    if not loaded.dataset.test_files:
+        return None
+    try:
+        return open_cache(
+            loaded.dataset.test_files,
+            framing_of(plan.recipe),
+            cache_root=plan.cache_root,
+            num_workers=plan.setup.num_workers,
+            progress=display.cache_progress,
+            obey_exif=plan.recipe.exif == "obey",
+        )
+    except InputError as error:
+        # A vote needs them, training does not.
+        display.say(f"warning: near twins among the test images are not looked for: {error}")
+        return None
 
 
 def _say_transfer(plan: Plan, loaded: LoadedData, record: RunRecord, display: Display) -> None:

@@ -52,6 +52,7 @@ class Dataset:
         num_turned: images whose metadata asks for another orientation than they are stored in;
             None where nobody has looked.
         groups: which of the labelled images belong together.
+        notes: what else the report says of them, in lines.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class Dataset:
     problems: tuple[Problem, ...]
     num_turned: int | None = None
     groups: Groups = Groups()
+    notes: tuple[str, ...] = ()
 
     def without(self, bad: dict[int, str]) -> "Dataset":
         """The same without the rows in `bad` (row to reason), which become a problem.
@@ -122,6 +124,7 @@ class Dataset:
             f"labelled images: {len(self.ids)}{_in_folders(self.ids)}",
             f"test images: {len(self.test_ids)}{_in_folders(self.test_ids)}",
             *self.groups.lines(len(self.ids)),
+            *self.notes,
             f"classes: {len(self.classes)}",
         ]
         if self.num_turned is not None:
@@ -165,13 +168,18 @@ def dataset_digest(dataset: Dataset, file_digests: tuple[str, ...]) -> str:
 
 
 def check_images(
-    dataset: Dataset, num_workers: int = 0, progress: Callable[[int, int], None] | None = None
+    dataset: Dataset,
+    num_workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    see: Callable[[int, np.ndarray], None] = lambda row, image: None,
 ) -> Dataset:
     """The same data set, with the images that cannot be read among its problems.
 
     Args:
         num_workers: threads that decode; 0: one per core.
         progress: called with the number of images done and in all.
+        see: called, in any thread, with the number of each image that can be read (the labelled
+            ones are counted first) and its pixels `(3, 32, 32)` uint8.
     """
     files = [*dataset.files, *dataset.test_files]
     ids = [*dataset.ids, *dataset.test_ids]
@@ -183,7 +191,7 @@ def check_images(
         try:
             data = read_bytes(files[row])
             contents[row] = hashlib.sha256(data).hexdigest()
-            read_image(data, 32)
+            see(row, read_image(data, 32))
             if orientation_of(data) != 1:
                 turned.add(row)
         except BadImageError as error:

@@ -13,27 +13,27 @@ class Groups:
     Attributes:
         copies: images of equal bytes; None where nobody has looked.
         named: what the data folder calls a group; None where it names none.
+        alike: near twins; None where they are not to be kept together.
     """
 
     copies: np.ndarray | None = None
     named: np.ndarray | None = None
+    alike: np.ndarray | None = None
 
     def kinds(self) -> dict[str, np.ndarray]:
         """What is known, by what the images of a group share."""
-        kinds = {"the very bytes": self.copies, "the group": self.named}
+        kinds = {"the very bytes": self.copies, "the group": self.named, "the look": self.alike}
         return {kind: numbers for kind, numbers in kinds.items() if numbers is not None}
 
     @property
     def is_copies_only(self) -> bool:
         """Whether nothing but equal bytes ties rows together."""
-        return self.named is None
+        return self.named is None and self.alike is None
 
     def take(self, rows: np.ndarray | list[int]) -> "Groups":
         """The groups of those rows."""
-        return Groups(
-            copies=None if self.copies is None else self.copies[rows],
-            named=None if self.named is None else self.named[rows],
-        )
+        kinds = dataclasses.asdict(self).items()
+        return Groups(**{kind: None if own is None else own[rows] for kind, own in kinds})
 
     def joined(self, num_rows: int) -> np.ndarray:
         """The groups `(num_rows,)` that all ties make together, each by its first row."""

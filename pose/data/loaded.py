@@ -8,6 +8,8 @@ import torch
 
 from pose.data.cache import Progress, open_cache
 from pose.data.folder import Dataset, dataset_digest, read_dataset
+from pose.data.near_twins import Marks
+from pose.data.twin_table import TwinTable
 from pose_models import Framing
 
 
@@ -21,6 +23,8 @@ class LoadedData:
         rows: `(len(dataset.ids),)` int64, row of each id in `images`.
         digest: of ids, labels, contents and named groups.
         notes: about the decoded images, for people.
+        marks: of the labelled images, by which near twins are found; None: not made yet.
+        twins: those that the split comes between; None: not looked for.
     """
 
     dataset: Dataset
@@ -28,6 +32,8 @@ class LoadedData:
     rows: np.ndarray
     digest: str
     notes: tuple[str, ...] = ()
+    marks: Marks | None = None
+    twins: TwinTable | None = None
 
     def lines(self) -> list[str]:
         """What the data is and what is wrong with it, for people."""

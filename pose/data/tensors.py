@@ -1,13 +1,16 @@
-"""The tensors that one member trains on: its split, on its device."""
+"""The data as a recipe asks for it, and the tensors of one member: its split, on its device."""
 
 import dataclasses
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pose.config import Recipe
-from pose.data.loaded import LoadedData
+from pose.data.cache import Progress
+from pose.data.loaded import LoadedData, load_data
 from pose.data.split import split_rows
+from pose.data.twin_search import group_twins
 from pose.member_key import MemberKey
 from pose_models import Framing
 
@@ -34,6 +37,23 @@ class TrainingData:
 def framing_of(recipe: Recipe) -> Framing:
     """How the recipe's images become what its network sees."""
     return Framing.of(dataclasses.asdict(recipe))
+
+
+def load_recipe_data(
+    folder: Path,
+    recipe: Recipe,
+    cache_root: Path | None = None,
+    num_workers: int = 0,
+    progress: Progress | None = None,
+) -> LoadedData:
+    """A data folder, decoded and grouped as the recipe says.
+
+    Raises:
+        InputError: nothing to train on, or contradictions in the folder.
+    """
+    obey_exif = recipe.exif == "obey"
+    loaded = load_data(folder, framing_of(recipe), cache_root, num_workers, progress, obey_exif)
+    return group_twins(loaded) if recipe.group_near_twins else loaded
 
 
 def training_data(

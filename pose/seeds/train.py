@@ -8,8 +8,8 @@ import torch
 
 from pose.config import Recipe
 from pose.data.cache import default_cache_root
-from pose.data.loaded import LoadedData, load_data
-from pose.data.tensors import TrainingData, framing_of, training_data
+from pose.data.loaded import LoadedData
+from pose.data.tensors import TrainingData, framing_of, load_recipe_data, training_data
 from pose.device import pick_device, pick_precision
 from pose.display import Display
 from pose.errors import InputError
@@ -37,13 +37,8 @@ def load_job_data(job: SeedJob, display: Display) -> LoadedData:
     Raises:
         InputError: nothing to train on, or contradictions in the folder.
     """
-    return load_data(
-        job.dataset,
-        framing_of(job.recipe),
-        job.cache_root,
-        job.num_workers,
-        display.cache_progress,
-        job.recipe.exif == "obey",
+    return load_recipe_data(
+        job.dataset, job.recipe, job.cache_root, job.num_workers, display.cache_progress
     )
 
 
