@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from pose.config import PredictSetup
 from pose.data.image_files import find_images
 from pose.device import pick_device
@@ -98,6 +100,8 @@ def _rows(predictor: Predictor, names: Sequence[str], pixels: Pixels) -> list[di
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, np.bool_):
+        return str(value).lower()
     return value if isinstance(value, str) else f"{value:.9g}"
 
 

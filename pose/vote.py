@@ -167,7 +167,9 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
             if "val_f1" in result.score.ensemble:
                 tags["val_f1"] = f"{result.score.ensemble['val_f1']:.6f}"
                 tags["val_rows"] = str(result.score.num_rows)
-            config = predictor_config([member.card for member in members], setup.precision)
+            config = predictor_config(
+                [member.card for member in members], setup.precision, columns.ask_below
+            )
             kept = [files["members.csv"], files[LOCK_FILE]]
             version = record.log_model(ensemble, config, kept, tags, setup.registry_name)
             write_card = functools.partial(result_pages.vote_card, result, combine_probs)

@@ -17,6 +17,7 @@ from pose_models.decode import BadImageError
 from pose_models.ensemble import SeedEnsemble
 from pose_models.framing import Framing
 from pose_models.hardware import has_bfloat16
+from pose_models.heatmap import heat_maps
 from pose_models.inference import for_inference
 from pose_models.inputs import read_source, to_source
 from pose_models.views import AugmentedClassifier
@@ -40,12 +41,14 @@ class PredictorConfig:
         labels, names: of each class, as in the data and for people.
         decodings: of each member.
         precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor has it.
+        ask_below: the confidence below which a person is to be asked; None: no vote chose one.
     """
 
     labels: tuple[str, ...]
     names: tuple[str, ...]
     decodings: tuple[Decoding, ...]
     precision: str = "auto"
+    ask_below: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The values for JSON."""
@@ -61,6 +64,8 @@ class PredictorConfig:
                 (_framing(framing), bool(obeys)) for framing, obeys in values["decodings"]
             ),
             precision=values["precision"],
+            # Models from before it was kept have none.
+            ask_below=values.get("ask_below"),
         )
 
 
@@ -87,12 +92,22 @@ class Answer:
     """What a model says of N images.
 
     Attributes:
-        probs: `(N, C)` float64, the combined probabilities.
+        preds: `(N,)` class indices.
+        probs: `(N, C)` float64, the combined probabilities, calibrated where the vote was. Offsets
+            of a vote with thresholds move the predictions, and are no part of how probable a class
+            is, so that the prediction need not be the likeliest class then.
         disagreement: `(N,)` part of the pairs of members that predict different classes.
     """
 
+    preds: np.ndarray
     probs: np.ndarray
     disagreement: np.ndarray
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """`(N,)` the probability of each prediction."""
+        found: np.ndarray = self.probs[np.arange(len(self.preds)), self.preds]
+        return found
 
 
 class Predictor:
@@ -111,6 +126,7 @@ class Predictor:
         self.how = model.how if isinstance(model, SeedEnsemble) else SOFT
         self._device = torch.device(device)
         members = list(model.members) if isinstance(model, SeedEnsemble) else [model]
+        self._first = members[0]
         self._members = [self._prepared(member) for member in members]
         self._uses_bfloat16 = config.precision != "float32" and has_bfloat16(self._device)
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
@@ -124,17 +140,18 @@ class Predictor:
     def columns(self, answer: Answer) -> dict[str, Any]:
         """An answer as the columns of a table, one row per image.
 
-        `label`, `name`, `confidence` (the highest probability), `p_<label>` of each class, and
-        `disagreement`.
+        `label`, `name`, `confidence` (the probability of the label), `p_<label>` of each class,
+        `disagreement`, and, of a vote that chose a confidence to keep predictions at, `ask`.
         """
-        preds = answer.probs.argmax(axis=1)
-        labels = self.config.labels
+        preds = answer.preds
+        labels, ask_below = self.config.labels, self.config.ask_below
         return {
             "label": [labels[pred] for pred in preds],
             "name": [self.config.names[pred] for pred in preds],
-            "confidence": answer.probs.max(axis=1),
+            "confidence": answer.confidence,
             **{f"p_{label}": answer.probs[:, index] for index, label in enumerate(labels)},
             "disagreement": answer.disagreement,
+            **({} if ask_below is None else {"ask": answer.confidence < ask_below}),
         }
 
     def read(self, images: Sequence[Any], *, allow_paths: bool = True) -> Pixels:
@@ -178,8 +195,10 @@ class Predictor:
                 ]
             )
             combined = combine(probs, self.how)
+            calibrated = combine(probs, dataclasses.replace(self.how, offsets=()))
         return Answer(
-            probs=combined.double().cpu().numpy(),
+            preds=combined.argmax(dim=1).cpu().numpy(),
+            probs=calibrated.double().cpu().numpy(),
             disagreement=_disagreement(probs.argmax(dim=2).cpu().numpy(), len(self.config.labels)),
         )
 
@@ -187,6 +206,28 @@ class Predictor:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._uses_bfloat16):
             logits: torch.Tensor = member(images.to(self._device))
         return logits.float().softmax(dim=1)
+
+    def heat_maps(self, pixels: Pixels, classes: np.ndarray) -> np.ndarray:
+        """What the first member looked at for each image's class, `(N, S, S)` in 0..1.
+
+        Raises:
+            ValueError: it has nothing to show: no maps, or several looks at an image.
+        """
+        images = self.first_images(pixels)
+        if not isinstance(self._first, ImageClassifier):
+            raise ValueError("the first member must be a plain classifier, found another module")
+        if images.shape[-1] != self._first.preprocess.image_size:
+            raise ValueError("the first member must look once at an image, found several crops")
+        first = self._first.eval()
+        device = next(first.parameters()).device
+        # Gradients, which the batches of other threads must not be mixed with.
+        with self._computing:
+            heat = heat_maps(first, images.to(device), torch.from_numpy(classes).to(device))
+        return heat.cpu().numpy()
+
+    def first_images(self, pixels: Pixels) -> torch.Tensor:
+        """The images as the first member gets them, `(N, 3, S, S)` uint8."""
+        return pixels.images[self.config.decodings[0]]
 
     def predict_all(
         self,
@@ -207,6 +248,7 @@ class Predictor:
                 raise refuse(start + row, reason)
             answers.append(self.predict(pixels))
         return Answer(
+            preds=np.concatenate([answer.preds for answer in answers]),
             probs=np.concatenate([answer.probs for answer in answers]),
             disagreement=np.concatenate([answer.disagreement for answer in answers]),
         )

@@ -63,6 +63,7 @@ def test_a_folder_becomes_a_table(saved_ensemble, folder, tmp_path):
     assert list(found["label"]) == list(expected["label"])
     columns = ["confidence", "p_3", "p_left", "disagreement"]
     assert abs(found[columns].to_numpy() - expected[columns].to_numpy()).max() < 1e-6
+    assert list(found["ask"]) == list(expected["ask"])
     assert [path.name for path in tmp_path.iterdir() if path.name[0] == "."] == []
 
 

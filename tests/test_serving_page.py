@@ -1,5 +1,7 @@
 """The page that `serve` shows, asked by a plain HTTP client."""
 
+import base64
+import io
 import json
 import socket
 import threading
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 import uvicorn
+from PIL import Image
 
 from pose.config import ServeSetup
 from pose.display import NoDisplay
@@ -54,6 +57,10 @@ def test_an_image_gets_names_and_probabilities(address, stripes):
     assert answer["name"] == answer["classes"][0]["name"]
     assert {one["name"] for one in answer["classes"]} == {"three", "L <b>"}
     assert answer["confidence"] == answer["classes"][0]["prob"] >= 0.5
+    assert answer["ask"] is True
+    scheme, _, picture = answer["heat"].partition(",")
+    assert scheme == "data:image/jpeg;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (24, 24)
     about = json.loads(ask(f"{address}/about")[1])
     assert (about["num_members"], about["names"]) == (2, ["three", "L <b>"])
 

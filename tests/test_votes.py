@@ -26,6 +26,7 @@ from pose.plan import make_plan
 from pose.results import Vote
 from pose.run import train_run
 from pose.tracking import Tracker
+from pose.tracking.models import load_model
 from pose.vote import combine_probs, vote, with_views
 from pose_models.decode import read_image
 
@@ -364,6 +365,16 @@ def test_probabilities_confidence_and_ask_are_columns_that_a_lock_repeats(place)
     assert run.data.metrics["val_nll"] == run.data.metrics["calibration/nll_after"]
     names = {item.path for item in place.client().list_artifacts(voted.run_id)}
     assert {"reliability.png", "risk_coverage.png"} < names
+    # What is served says the same.
+    files = [place.data / "test_images" / f"{row['id']}.jpg" for row in rows]
+    served = load_model("models:/pose-ensemble/1", "cpu").predictor
+    answer = served.predict_all(files, refuse=lambda row, reason: AssertionError(reason))
+    columns = served.columns(answer)
+    assert list(columns["label"]) == [row["label"] for row in rows]
+    for name in ("p_0", "p_1", "confidence"):
+        expected = [float(row[name]) for row in rows]
+        np.testing.assert_allclose(columns[name], expected, atol=1e-5)
+    assert list(columns["ask"]) == [row["ask"] == "true" for row in rows]
     place.vote(lock=voted.run_id)
     assert place.out.read_bytes() == written
 

@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -13,15 +14,16 @@ from pose.config import ServeSetup
 from pose.device import pick_device
 from pose.display import Display
 from pose.errors import InputError
+from pose.reports.page import heat_uri
 from pose.tracking.models import LoadedModel, load_model
-from pose_models.predictor import Predictor
+from pose_models.predictor import Pixels, Predictor
 
 PAGE = Path(__file__).with_name("page.html")
 # The largest photographs of phones take 40 MB.
 MAX_BYTES = 50_000_000
 # The page is all in one file, and asks nobody else for anything.
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src blob:; "
+    "Content-Security-Policy": "default-src 'self'; img-src blob: data:; "
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
 }
@@ -86,13 +88,25 @@ def _answer(predictor: Predictor, data: bytes) -> tuple[int, dict[str, Any]]:
         return 400, {"error": f"the image cannot be read: {pixels.bad[0]}"}
     answer = predictor.predict(pixels)
     config = predictor.config
-    probs = answer.probs[0]
+    probs, pred = answer.probs[0], int(answer.preds[0])
     order = probs.argsort(kind="stable")[::-1]
-    best = probs.argmax()
+    confidence = float(answer.confidence[0])
     return 200, {
-        "label": config.labels[best],
-        "name": config.names[best],
-        "confidence": float(probs[best]),
+        "label": config.labels[pred],
+        "name": config.names[pred],
+        "confidence": confidence,
+        "ask": config.ask_below is not None and confidence < config.ask_below,
         "disagreement": float(answer.disagreement[0]),
         "classes": [{"name": config.names[i], "prob": float(probs[i])} for i in order],
+        "heat": _heat(predictor, pixels, answer.preds),
     }
+
+
+def _heat(predictor: Predictor, pixels: Pixels, preds: np.ndarray) -> str:
+    """The image under what the first member looked at, as a data URI; empty where it has none."""
+    try:
+        heat = predictor.heat_maps(pixels, preds)[0]
+    except ValueError:
+        return ""
+    image = predictor.first_images(pixels)[0].permute(1, 2, 0).numpy()
+    return heat_uri(image, heat)

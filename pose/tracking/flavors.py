@@ -23,13 +23,16 @@ from pose_models.predictor import CONFIG_FILE, PredictorConfig
 LOADER = "pose_models.pyfunc"
 
 
-def predictor_config(cards: Sequence[ModelCard], precision: str = "auto") -> PredictorConfig:
+def predictor_config(
+    cards: Sequence[ModelCard], precision: str = "auto", ask_below: float | None = None
+) -> PredictorConfig:
     """What a model of these members must know besides their weights."""
     return PredictorConfig(
         labels=cards[0].labels,
         names=cards[0].names,
         decodings=tuple(decoding_of(card) for card in cards),
         precision=precision,
+        ask_below=ask_below,
     )
 
 
@@ -79,12 +82,14 @@ def _tensor_signature(num_classes: int) -> ModelSignature:
 def _table_signature(config: PredictorConfig) -> ModelSignature:
     """What the table's columns are, and that an input is text: base64, over HTTP."""
     numbers = ("confidence", *(f"p_{label}" for label in config.labels), "disagreement")
+    flags = () if config.ask_below is None else ("ask",)
     signature = ModelSignature(
         inputs=Schema([ColSpec(DataType.string)]),
         outputs=Schema(
             [
                 *(ColSpec(DataType.string, name) for name in ("label", "name")),
                 *(ColSpec(DataType.double, name) for name in numbers),
+                *(ColSpec(DataType.boolean, name) for name in flags),
             ]
         ),
     )
