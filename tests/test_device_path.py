@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import (
 
 from pose.data.tensors import TrainingData
 from pose.named_runs import NAMED_RUNS
-from pose.training import augment
+from pose.training import operations
 from pose.training import step as step_module
 from pose.training.augment import PRESETS, augment_batch, gather, sample_params
 from pose.training.optimization import build_optimizer
@@ -45,10 +45,10 @@ def fake_cuda(monkeypatch):
             name,
             lambda *shape, generator, draw=draw, **options: draw(*shape, **options),
         )
-    augment._constant.cache_clear()
+    operations.constant.cache_clear()
     with FakeTensorMode():
         yield
-    augment._constant.cache_clear()
+    operations.constant.cache_clear()
 
 
 def fake_batch(preset: str, image_size: int) -> tuple[torch.Tensor, torch.Tensor]:

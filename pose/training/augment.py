@@ -1,26 +1,34 @@
 """Augmentation of whole batches, on the device that trains.
 
 Every image has its own parameters, drawn from a generator by `sample_params`; `augment_batch`
-applies them and draws nothing. Crop, flip and rotation are one affine warp; colour follows.
+applies them and draws nothing. Crop, flip and rotation are one affine warp; colour follows, then
+the operations on photographs, blur, and JPEG compression, as in a camera.
 Each operation is that of torchvision's transforms with the same parameters, in floating point
 instead of being rounded to whole grey levels in between.
 """
 
 import dataclasses
-import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pose.training.jpeg import compress
+from pose.training.operations import (
+    GRAY_WEIGHTS,
+    OPERATIONS,
+    blur,
+    change_marked,
+    constant,
+    operate,
+)
 from pose_models import Framing
 
 # torchvision's RandomResizedCrop: ratios 3/4 to 4/3, ten attempts, else the whole image.
 CROP_RATIO = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
-# Luma of ITU-R BT.601 as torchvision rounds it.
-GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
 # Columns of AugmentParams.color; the first, 0, is brightness.
 CONTRAST, SATURATION = 1, 2
 CPU_CHUNK = 8
@@ -39,6 +47,10 @@ class Preset:
         fill: what lies outside the crop: `black` as in torchvision, or the `border` pixels.
         brightness, contrast, saturation: largest change of the factor 1, applied in random order.
         sharpness_probability: of sharpening by factor 2.
+        num_operations: how many of `pose.training.operations` each image gets, drawn one by one.
+        strength: their largest strength, in [0, 1].
+        blur_sigma: standard deviations of Gaussian blur in pixels, and its probability.
+        jpeg_quality: qualities of JPEG compression, and its probability.
     """
 
     crop_scale: tuple[float, float] | None = None
@@ -51,6 +63,12 @@ class Preset:
     contrast: float = 0.0
     saturation: float = 0.0
     sharpness_probability: float = 0.0
+    num_operations: int = 0
+    strength: float = 1.0
+    blur_sigma: tuple[float, float] = (0.1, 1.5)
+    blur_probability: float = 0.0
+    jpeg_quality: tuple[int, int] = (40, 95)
+    jpeg_probability: float = 0.0
 
 
 POSE = Preset(
@@ -80,6 +98,27 @@ PRESETS: dict[str, Preset] = {
     "pose": POSE,
     # Left and right are learnt sooner where no image shows both; flips pay off in longer runs.
     "pose_unflipped": dataclasses.replace(POSE, flip=False),
+    "photo_light": Preset(
+        crop_scale=(0.8, 1.0),
+        flip=True,
+        fill="border",
+        brightness=0.1,
+        contrast=0.1,
+        saturation=0.1,
+        blur_sigma=(0.1, 1.0),
+        blur_probability=0.1,
+        jpeg_quality=(70, 95),
+        jpeg_probability=0.3,
+    ),
+    # One operation of any strength, as TrivialAugment has it.
+    "photo": Preset(
+        crop_scale=(0.5, 1.0),
+        flip=True,
+        fill="border",
+        num_operations=1,
+        blur_probability=0.2,
+        jpeg_probability=0.5,
+    ),
 }
 
 
@@ -95,6 +134,10 @@ class AugmentParams:
         color_order: `(n, 3)` int64, a permutation of 0, 1, 2 per row: the first is applied first.
         is_sharpened: `(n,)` bool; None: no image is.
         fill: as in `Preset`.
+        operations: `(n, num_operations)` int64, as in `operate`; None: none.
+        strengths: `(n, num_operations)` in -1..1.
+        blur_sigma: `(n,)` pixels; 0: not blurred. None: no image is.
+        jpeg_quality: `(n,)` 1..100; 0: not compressed. None: no image is.
     """
 
     crop: Tensor
@@ -104,15 +147,10 @@ class AugmentParams:
     color_order: Tensor | None
     is_sharpened: Tensor | None
     fill: str
-
-
-@functools.cache
-def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """`values` on the device, only to be read.
-
-    Copied there once: a copy waits for the host in every batch, and cannot be part of a CUDA graph.
-    """
-    return torch.tensor(values, device=device)
+    operations: Tensor | None = None
+    strengths: Tensor | None = None
+    blur_sigma: Tensor | None = None
+    jpeg_quality: Tensor | None = None
 
 
 def gather(images: Tensor, rows: Tensor, device: torch.device) -> Tensor:
@@ -133,7 +171,7 @@ def sample_params(
     def uniform(*shape: int) -> Tensor:
         return torch.rand(n, *shape, generator=generator, device=device)
 
-    crop = _constant((0.0, 0.0, 1.0, 1.0), device).expand(n, 4)
+    crop = constant((0.0, 0.0, 1.0, 1.0), device).expand(n, 4)
     if preset.crop_scale:
         crop = _sample_crops(preset.crop_scale, uniform(CROP_ATTEMPTS, 2), uniform(2))
     if preset.zoom or preset.shift:
@@ -147,7 +185,7 @@ def sample_params(
     color = color_order = None
     ranges = (preset.brightness, preset.contrast, preset.saturation)
     if any(ranges):
-        color = 1 + _constant(ranges, device) * (2 * uniform(3) - 1)
+        color = 1 + constant(ranges, device) * (2 * uniform(3) - 1)
         color_order = uniform(3).argsort(dim=1)
     is_sharpened = None
     if preset.sharpness_probability:
@@ -160,7 +198,26 @@ def sample_params(
         color_order=color_order,
         is_sharpened=is_sharpened,
         fill=preset.fill,
+        **_sample_photographic(preset, uniform),
     )
+
+
+def _sample_photographic(preset: Preset, uniform: Callable[..., Tensor]) -> dict[str, Tensor]:
+    """What happens to the image as a photograph; draws nothing where nothing does."""
+    found = {}
+    if preset.num_operations:
+        draws = uniform(preset.num_operations)
+        found["operations"] = (draws * len(OPERATIONS)).long().clamp_(max=len(OPERATIONS) - 1)
+        found["strengths"] = preset.strength * (2 * uniform(preset.num_operations) - 1)
+    if preset.blur_probability:
+        low, high = preset.blur_sigma
+        sigma = low + (high - low) * uniform()
+        found["blur_sigma"] = sigma * (uniform() < preset.blur_probability)
+    if preset.jpeg_probability:
+        lowest, highest = preset.jpeg_quality
+        quality = (lowest + (highest - lowest + 1) * uniform()).floor().clamp_(max=highest)
+        found["jpeg_quality"] = quality * (uniform() < preset.jpeg_probability)
+    return found
 
 
 def _sample_crops(scale: tuple[float, float], attempts: Tensor, position: Tensor) -> Tensor:
@@ -223,8 +280,22 @@ def augment_batch(images: Tensor, params: AugmentParams, image_size: int) -> Ten
             x = _jitter_color(x, matrices[part], mean_matrices[part])
         if params.is_sharpened is not None:
             x = _sharpen(x, params.is_sharpened[part])
-        out[part] = x
+        out[part] = _photograph(x, params, part)
     return out
+
+
+def _photograph(images: Tensor, params: AugmentParams, part: slice) -> Tensor:
+    """Operations, blur and JPEG compression of the images that `part` of `params` belongs to."""
+    if params.operations is not None:
+        images = operate(images, params.operations[part], params.strengths[part])
+    if params.blur_sigma is not None:
+        sigma = params.blur_sigma[part]
+        # Those that stay get some blur for the device that computes all.
+        images = change_marked(images, sigma > 0, blur, sigma.clamp(min=0.1))
+    if params.jpeg_quality is not None:
+        quality = params.jpeg_quality[part]
+        images = change_marked(images, quality > 0, compress, quality.clamp(min=1))
+    return images
 
 
 def _turn(angle: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -275,7 +346,7 @@ def _color_coefficients(color: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     """
     factor = color.gather(1, order)[:, :, None, None]
     operation = order[:, :, None, None]
-    gray = _constant(GRAY_WEIGHTS, color.device).expand(3, 3)
+    gray = constant(GRAY_WEIGHTS, color.device).expand(3, 3)
     matrices = factor * torch.eye(3, device=color.device)
     matrices = matrices + (operation == SATURATION) * (1 - factor) * gray
     return matrices, (operation == CONTRAST) * (1 - factor) * gray
