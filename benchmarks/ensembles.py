@@ -206,15 +206,16 @@ def measure_data(
     for vote, own_outcomes in outcomes.items():
         scores = [outcome.decision.score.ensemble["val_f1"] for outcome in own_outcomes]
         covered = sum(outcome.is_covered for outcome in own_outcomes)
-        rules = [outcome.decision.how.rule for outcome in own_outcomes]
-        chosen = ", ".join(f"{rule} {rules.count(rule)}" for rule in dict.fromkeys(rules))
+        choices = [_choice(vote, outcome) for outcome in own_outcomes]
         rows.append(
             [
                 vote,
                 *_means([outcome.test for outcome in own_outcomes]),
                 f"{statistics.mean(scores):.4f}",
                 f"{covered} of {len(own_outcomes)}",
-                chosen if vote == "auto" else "",
+                ", ".join(
+                    f"{name} {choices.count(name)}" for name in dict.fromkeys(choices) if name
+                ),
             ]
         )
     columns = (
@@ -222,6 +223,16 @@ def measure_data(
         "interval covers the test score", "chosen",
     )  # fmt: skip
     return report.Table(title=title, columns=columns, rows=rows), outcomes
+
+
+def _choice(vote: str, outcome: Outcome) -> str:
+    """What a vote chose where it had a choice."""
+    how = outcome.decision.how
+    if vote == "auto":
+        return how.rule
+    if how.is_calibrated:
+        return "vector scaling" if how.scales else "temperature"
+    return ""
 
 
 def _means(scores: list[dict[str, float]]) -> list[str]:

@@ -239,7 +239,7 @@ def _predictions_text(
 ) -> str:
     """predictions.csv; `probs` `(M, N, C)` are the members'."""
     # Offsets move decisions, and are no part of how probable a class is.
-    calibrated = combine_probs(probs, dataclasses.replace(how, offsets=()))
+    calibrated = combine_probs(probs, how.stages()[0])
     confidence = calibrated[np.arange(len(calibrated)), combined.preds()]
     names: list[str] = []
     cells: list[list[str]] = [[] for _ in combined.ids]
@@ -395,7 +395,7 @@ def _draw(decision: Decision, folder: Path, name: str) -> dict[str, Path]:
     """The pictures of what was fitted, by name."""
     files = {}
     selection, abstention = decision.selection, decision.abstention
-    if selection is not None and decision.how.temperature != 1:
+    if selection is not None and decision.how.is_calibrated:
         stages = {
             stage: reliability(probs, selection.labels)[:2]
             for stage, probs in (
@@ -404,7 +404,7 @@ def _draw(decision: Decision, folder: Path, name: str) -> dict[str, Path]:
             )
         }
         path = files["reliability.png"] = folder / "reliability.png"
-        title = f"{name}: confidence and accuracy, temperature {decision.how.temperature:.2f}"
+        title = f"{name}: confidence and accuracy, {decision.how.calibration_text()}"
         plots.write_figure(lambda: plots.plot_reliability(stages, title), path)
     if abstention is not None:
         path = files["risk_coverage.png"] = folder / "risk_coverage.png"
@@ -449,10 +449,12 @@ def _score_metrics(decision: Decision) -> dict[str, float]:
         metrics |= {"val_f1_low": score.interval.low, "val_f1_high": score.interval.high}
     if selection:
         metrics |= {f"rule_f1/{rule}": f1 for rule, f1 in selection.rule_scores.items()}
-    if selection and decision.how.temperature != 1:
+    if selection and decision.how.is_calibrated:
         for stage, probs in (("before", selection.rows.raw), ("after", selection.rows.calibrated)):
             scores = calibration_scores(probs, selection.labels)
             metrics |= {f"calibration/{score}_{stage}": value for score, value in scores.items()}
+    if selection and selection.scaling:
+        metrics["calibration/nll_gain_of_scales"] = selection.scaling.nll_gain.value
     if decision.abstention:
         metrics["ask/coverage"] = decision.abstention.coverage
         metrics["ask/kept_acc"] = decision.abstention.accuracy

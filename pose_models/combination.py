@@ -14,7 +14,7 @@ class Combination:
     """A way to combine members.
 
     Members of one group (the folds of a seed) are averaged before the rule sees them, where the
-    rule has parameters. What follows the rule: temperature, then offsets.
+    rule has parameters. What follows the rule: temperature or scales with biases, then offsets.
 
     Attributes:
         rule: `soft`, the mean of the members' probabilities; `hard`, each class's share of the
@@ -27,6 +27,8 @@ class Combination:
         intercepts: `(C,)`.
         temperature: divides the logarithms of the probabilities (Guo et al., 2017,
             arXiv:1706.04599).
+        scales, biases: `(C,)` each, in place of a temperature: each class's logarithm is multiplied
+            by its own scale, and its bias added (vector scaling, in the same paper).
         offsets: `(C,)` added to them after that: they move decisions between classes.
         tta: how members look at an image, names out of `pose_models.views.VIEWS`; before the rule.
 
@@ -41,6 +43,8 @@ class Combination:
     intercepts: tuple[float, ...] = ()
     temperature: float = 1.0
     offsets: tuple[float, ...] = ()
+    scales: tuple[float, ...] = ()
+    biases: tuple[float, ...] = ()
     tta: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -52,6 +56,24 @@ class Combination:
             raise ValueError(f"coefficients must go with stacking, got {self.rule}")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
+        if len(self.scales) != len(self.biases) or (self.scales and self.temperature != 1):
+            raise ValueError("scales must come with as many biases, and without a temperature")
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether probabilities were fitted to how often they are right."""
+        return self.temperature != 1 or bool(self.scales)
+
+    def stages(self) -> tuple["Combination", "Combination"]:
+        """The combination without offsets, as probabilities are shown, and before calibration."""
+        calibrated = dataclasses.replace(self, offsets=())
+        return calibrated, dataclasses.replace(calibrated, temperature=1.0, scales=(), biases=())
+
+    def calibration_text(self) -> str:
+        """How it is calibrated, in words."""
+        if self.scales:
+            return "vector scaling (a scale and a bias for each class)"
+        return f"the temperature {self.temperature:.2f}"
 
     def to_dict(self) -> dict[str, Any]:
         """The combination as plain values for JSON."""

@@ -36,9 +36,11 @@ def combine(probs: Tensor, how: Combination = SOFT) -> Tensor:
         weights = exact.new_tensor(how.weights)
         combined = torch.einsum("g,gnc->nc", weights, _group_means(exact, how.groups))
     # Older pickles of `Combination` lack what came later; its class has the values for them.
-    if how.temperature == 1.0 and not how.offsets:
+    if not how.is_calibrated and not how.offsets:
         return combined
     scaled = _log(combined) / how.temperature
+    if how.scales:
+        scaled = scaled * scaled.new_tensor(how.scales) + scaled.new_tensor(how.biases)
     if how.offsets:
         scaled = scaled + scaled.new_tensor(how.offsets)
     return scaled.softmax(dim=1)

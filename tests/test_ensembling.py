@@ -33,6 +33,7 @@ HOWS = (
     Combination(rule="soft"),
     Combination(rule="hard", offsets=(0.3, 0.0, -0.3)),
     Combination(rule="rank", temperature=1.5),
+    Combination(rule="soft", scales=(0.5, 1.0, 2.0), biases=(0.3, 0.0, -0.1)),
     Combination(rule="weighted", weights=(0.1, 0.2, 0.3, 0.4)),
     Combination(rule="greedy", weights=(0.4, 0.6), groups=(0, 0, 1, 1), temperature=0.7),
     Combination(
@@ -115,6 +116,21 @@ def test_weighted_vote_temperature_and_offsets_by_hand():
     roots = np.sqrt(np.maximum(expected, 1e-12)) * [2, 1, 1]
     roots /= roots.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(combine_probs(PROBS, warmed), roots, atol=1e-6)
+
+
+def test_vector_scaling_by_hand():
+    how = Combination(scales=(2.0, 1.0, 0.5), biases=(0.0, np.log(3.0), 0.0))
+    mean = np.maximum(PROBS.mean(axis=0), 1e-12)
+    expected = mean ** [2, 1, 0.5] * [1, 3, 1]
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(combine_probs(PROBS, how), expected, atol=1e-6)
+    calibrated, raw = dataclasses.replace(how, offsets=(1.0, 0.0, 0.0)).stages()
+    assert (calibrated, raw) == (how, Combination())
+    assert how.is_calibrated and not raw.is_calibrated
+    with pytest.raises(ValueError, match="scales must come with as many biases"):
+        Combination(scales=(1.0, 1.0))
+    with pytest.raises(ValueError, match="without a temperature"):
+        dataclasses.replace(how, temperature=2.0)
 
 
 def test_members_of_a_group_share_its_weight():

@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 
 from pose.ensembling import fit as fitting
+from pose.ensembling import selection
 from pose.ensembling.abstention import choose_threshold
 from pose.ensembling.bootstrap import f1_interval, gain_interval
 from pose.ensembling.fit import FitSpec, fit, fit_offsets, fit_temperature, mixture_weights
+from pose.ensembling.scaling import fit_scales
 from pose.ensembling.selection import assign_folds, select, too_few
 from pose.metrics import accuracy_of_surest, calibration_scores, f1_of
 from pose.vote import combine_probs
@@ -18,10 +22,13 @@ from pose_models.combination import RULES
 NUM_CLASSES = 3
 
 
+PRIORS = np.array([0.6, 0.3, 0.1])
+
+
 def draw(sharpness: list[float], num_rows: int = 600, seed: int = 0):
     """Probabilities `(G, N, C)` of members that see the label the better, the sharper they are."""
     rng = np.random.default_rng(seed)
-    labels = rng.choice(NUM_CLASSES, size=num_rows, p=[0.6, 0.3, 0.1])
+    labels = rng.choice(NUM_CLASSES, size=num_rows, p=PRIORS)
     one_hot = np.eye(NUM_CLASSES)[labels]
     logits = np.stack([s * one_hot + rng.normal(size=one_hot.shape) for s in sharpness])
     probs = np.exp(logits)
@@ -152,16 +159,96 @@ def test_too_few_rows_are_named():
     assert too_few(np.repeat([0, 1], [60, 60]), ("a", "b")) is None
 
 
+def draw_sure(num_rows: int, seed: int = 0):
+    """A member that knows how frequent classes are, and is four times as sure as it should be.
+
+    Logits of unit noise and a shift of 1.5 ask for a factor of 1.5.
+    """
+    probs, labels = draw([1.5], num_rows=num_rows, seed=seed)
+    sure = (PRIORS * probs**1.5) ** 4
+    return sure / sure.sum(axis=2, keepdims=True), labels
+
+
 def test_a_temperature_calibrates_rows_that_it_was_not_fitted_on():
-    probs, labels = draw([1.5], num_rows=2000)
-    # Logits of unit noise and a shift of 1.5 ask for a factor of 1.5: this is four times as sure.
-    sure = probs**6 / (probs**6).sum(axis=2, keepdims=True)
-    chosen = select(sure, labels, FitSpec(rule="soft", has_temperature=True), combine_probs)
-    assert chosen.how.temperature > 1.5
+    probs, labels = draw_sure(2000)
+    chosen = select(probs, labels, FitSpec(rule="soft", has_temperature=True), combine_probs)
+    assert chosen.how.temperature == pytest.approx(4, rel=0.1)
     before = calibration_scores(chosen.rows.raw, labels)
     after = calibration_scores(chosen.rows.calibrated, labels)
     assert all(after[name] < before[name] for name in ("nll", "ece", "brier"))
     np.testing.assert_array_equal(chosen.rows.raw.argmax(1), chosen.rows.calibrated.argmax(1))
+
+
+def test_scales_and_biases_have_the_lowest_nll():
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.ones(3), size=400)
+    labels = rng.choice(3, size=400)
+    scales, biases = fit_scales(probs, labels, 1.3)
+    start = np.repeat([1 / 1.3, 0.0], 3)
+
+    def loss(values: np.ndarray) -> float:
+        own = softmax(np.log(probs) * values[:3] + values[3:], axis=1)
+        return 400 * log_loss(labels, own) + 0.5 * ((values - start) ** 2).sum()
+
+    found = minimize(loss, start, method="BFGS", options={"gtol": 1e-4})
+    np.testing.assert_allclose([*scales, *biases], found.x, atol=1e-3)
+
+
+def draw_skewed(num_rows: int, seed: int = 0):
+    """Members that are right on average, but take the last class for too likely."""
+    probs, labels = draw([1.5, 1.5], num_rows=num_rows, seed=seed)
+    skewed = probs * [1.0, 1.0, 6.0]
+    return skewed / skewed.sum(axis=2, keepdims=True), labels
+
+
+def test_vector_scaling_is_taken_where_classes_are_wrong_by_different_amounts():
+    probs, labels = draw_skewed(2000)
+    spec = FitSpec(rule="soft", has_temperature=True)
+    chosen = select(probs, labels, spec, combine_probs)
+    assert chosen.how.scales and chosen.how.temperature == 1
+    assert chosen.scaling.nll_gain.low > 0 and chosen.scaling.f1_gain > 0
+    before = calibration_scores(chosen.rows.raw, labels)
+    after = calibration_scores(chosen.rows.calibrated, labels)
+    assert all(after[name] < before[name] for name in ("nll", "ece", "brier"))
+    new_probs, new_labels = draw_skewed(20_000, seed=1)
+    true = calibration_scores(combine_probs(new_probs, chosen.how), new_labels)
+    assert true["nll"] == pytest.approx(after["nll"], rel=0.05)
+    assert true["ece"] < 0.02
+
+
+def test_a_temperature_stays_where_scales_gain_nothing_or_rows_are_few():
+    spec = FitSpec(rule="soft", has_temperature=True)
+    chosen = select(*draw_sure(2000), spec, combine_probs)
+    assert not chosen.how.scales
+    assert "within noise" in chosen.scaling.note()
+    few = draw_skewed(120)
+    assert np.bincount(few[1]).min() < 20
+    assert select(*few, spec, combine_probs).scaling is None
+    assert select(*draw_skewed(2000), FitSpec(rule="soft"), combine_probs).scaling is None
+
+
+def test_vector_scaling_that_costs_macro_f1_is_not_taken():
+    """A rare class that is made likely on purpose, for macro F1: its probabilities are wrong."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random(4000) < 0.1).astype(int)
+    logits = 1.6 * (0.8 * (2 * labels - 1) + rng.normal(size=4000)) + np.log(0.1 / 0.9)
+    likely = 1 / (1 + np.exp(-logits - np.log(0.7 / 0.3)))
+    probs = np.stack([1 - likely, likely], axis=1)[None]
+    chosen = select(probs, labels, FitSpec(has_temperature=True), combine_probs)
+    assert chosen.scaling.nll_gain.low > 0 > chosen.scaling.f1_gain
+    assert not chosen.how.scales
+    assert "but macro F1 by" in chosen.scaling.note()
+
+
+def test_auto_scales_with_the_rules_that_it_chose(monkeypatch):
+    monkeypatch.setattr(selection, "RULES", ("soft", "weighted"))
+    probs, labels = draw([2.0, 1.0], num_rows=300)
+    skewed = probs * [1.0, 1.0, 8.0]
+    skewed = skewed / skewed.sum(axis=2, keepdims=True)
+    chosen = select(skewed, labels, FitSpec(rule="auto", has_temperature=True), combine_probs)
+    assert bool(chosen.how.scales) == chosen.scaling.is_taken
+    assert (chosen.how.temperature == 1) == chosen.scaling.is_taken
+    assert chosen.gain is not None
 
 
 def test_the_surest_predictions_are_kept_while_enough_are_right():

@@ -1,4 +1,4 @@
-"""How far a macro-F1 could be off: the percentile bootstrap over rows (Efron, 1979)."""
+"""How far a score could be off: the percentile bootstrap over rows (Efron, 1979)."""
 
 import dataclasses
 
@@ -38,6 +38,13 @@ def gain_interval(
     """How much higher the macro-F1 of `preds` is than that of `base`, on the same drawn rows."""
     scores, base_scores = _sampled(labels, [preds, base], num_classes)
     return _interval(scores - base_scores)
+
+
+def mean_interval(values: np.ndarray) -> Interval:
+    """The mean of values `(N,)`."""
+    rng = np.random.default_rng(0)
+    drawn = [rng.choice(values, size=len(values)).mean() for _ in range(NUM_SAMPLES)]
+    return _interval(np.array([values.mean(), *drawn]))
 
 
 def _interval(values: np.ndarray) -> Interval:

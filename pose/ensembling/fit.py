@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from pose import metrics
+from pose.ensembling.scaling import fit_scales
 from pose_models.combination import UNFITTED, Combination
 
 # The members' probabilities `(M, N, C)` combined, `(N, C)`.
@@ -29,13 +30,15 @@ class FitSpec:
 
     Attributes:
         rule: one of `pose_models.combination.RULES`, or `auto`.
-        has_temperature: whether the temperature is fitted.
+        has_temperature: whether probabilities are calibrated.
+        has_scales: whether by vector scaling in place of a temperature.
         has_offsets: whether classes get offsets, for a higher macro-F1.
         seed: of everything that is drawn.
     """
 
     rule: str = "soft"
     has_temperature: bool = False
+    has_scales: bool = False
     has_offsets: bool = False
     seed: int = 0
 
@@ -57,12 +60,22 @@ def fit(probs: np.ndarray, labels: np.ndarray, spec: FitSpec, combine: Combine) 
     else:
         how = Combination(rule=spec.rule)
     if spec.has_temperature:
-        temperature = fit_temperature(combine(probs, how), labels)
-        how = dataclasses.replace(how, temperature=temperature)
+        how = _calibrate(how, combine(probs, how), labels, spec.has_scales)
     if spec.has_offsets:
         offsets = fit_offsets(combine(probs, how), labels)
         how = dataclasses.replace(how, offsets=_as_tuple(offsets))
     return how
+
+
+def _calibrate(
+    how: Combination, combined: np.ndarray, labels: np.ndarray, has_scales: bool
+) -> Combination:
+    """The combination whose probabilities are `combined` `(N, C)`, calibrated."""
+    temperature = fit_temperature(combined, labels)
+    if not has_scales:
+        return dataclasses.replace(how, temperature=temperature)
+    scales, biases = fit_scales(combined, labels, temperature)
+    return dataclasses.replace(how, scales=_as_tuple(scales), biases=_as_tuple(biases))
 
 
 def mixture_weights(probs: np.ndarray, labels: np.ndarray, num_steps: int = 200) -> np.ndarray:

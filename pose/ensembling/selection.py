@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pose.ensembling.bootstrap import Interval, gain_interval
+from pose.ensembling.bootstrap import Interval, gain_interval, mean_interval
 from pose.ensembling.fit import Combine, FitSpec, fit
+from pose.ensembling.scaling import allows_scales
 from pose.metrics import f1_of
 from pose_models.combination import RULES, Combination
 
@@ -20,6 +21,7 @@ NUM_INNER_FOLDS = 3
 # Fewer rows, or fewer of a class, say too little to fit anything to.
 MIN_ROWS = 100
 MIN_ROWS_PER_CLASS = 5
+_MIN_PROB = 1e-12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class CrossFitted:
     Attributes:
         probs: with offsets; their argmax is the prediction.
         calibrated: without offsets.
-        raw: without offsets and temperature.
+        raw: without offsets and calibration.
     """
 
     probs: np.ndarray
@@ -47,6 +49,7 @@ class Selection:
         labels: `(N,)` class indices of the rows.
         rule_scores: cross-fitted macro-F1 of each rule that was tried.
         gain: of the choice over soft voting, in macro-F1, where there was a choice.
+        scaling: what vector scaling would do; None where there is no calibration, or too few rows.
     """
 
     how: Combination
@@ -54,6 +57,7 @@ class Selection:
     labels: np.ndarray
     rule_scores: dict[str, float]
     gain: Interval | None = None
+    scaling: "ScalingTrial | None" = None
 
     def note(self) -> str:
         """What was decided, and why."""
@@ -62,6 +66,35 @@ class Selection:
         if self.how.rule == "soft":
             return f"soft: the best of the rules gains {self.gain}, which is within noise"
         return f"{self.how.rule}: a gain of {self.gain} over soft"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScalingTrial:
+    """Vector scaling beside a temperature, both cross-fitted.
+
+    Attributes:
+        nll_gain: by how many nats it lowers the mean NLL.
+        f1_gain: by how much it changes macro-F1.
+    """
+
+    nll_gain: Interval
+    f1_gain: float
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether probabilities get better beyond noise, and decisions no worse."""
+        return self.nll_gain.low > 0 and self.f1_gain >= 0
+
+    def note(self) -> str:
+        """What came of it."""
+        if self.is_taken:
+            return f"vector scaling lowers the NLL by {self.nll_gain} beside a temperature"
+        if self.nll_gain.low > 0:
+            return (
+                f"vector scaling lowers the NLL by {self.nll_gain}, but macro F1 by "
+                f"{-self.f1_gain:.4f}: a temperature"
+            )
+        return f"vector scaling lowers the NLL by {self.nll_gain}, which is within noise"
 
 
 def too_few(labels: np.ndarray, class_labels: Sequence[str]) -> str | None:
@@ -85,27 +118,51 @@ def select(probs: np.ndarray, labels: np.ndarray, spec: FitSpec, combine: Combin
     rules = RULES if spec.rule == "auto" else (spec.rule,)
     specs = [dataclasses.replace(spec, rule=rule) for rule in rules]
     folds = assign_folds(labels, NUM_FOLDS, spec.seed)
-    fitted = {own.rule: _cross_fit(probs, labels, [own], combine, folds) for own in specs}
+    fitted = {own.rule: _cross_fit(probs, labels, [own] * NUM_FOLDS, combine, folds)
+              for own in specs}  # fmt: skip
     scores = {rule: f1_of(own.probs, labels) for rule, own in fitted.items()}
-    if spec.rule != "auto":
-        return Selection(
-            how=fit(probs, labels, spec, combine),
-            rows=fitted[spec.rule],
-            labels=labels,
-            rule_scores=scores,
-        )
-    nested = _cross_fit(probs, labels, specs, combine, folds)
-    preds, soft_preds = (own.probs.argmax(axis=1) for own in (nested, fitted["soft"]))
-    gain = gain_interval(labels, preds, soft_preds, probs.shape[2])
-    best = max(specs, key=lambda own: scores[own.rule])
-    is_better = gain.low > 0 and best.rule != "soft"
-    chosen = best if is_better else dataclasses.replace(spec, rule="soft")
+    chosen, picks, gain = specs[0], specs[:1] * NUM_FOLDS, None
+    rows = fitted[chosen.rule]
+    if spec.rule == "auto":
+        nested_picks = _pick(probs, labels, specs, combine, folds)
+        nested = _cross_fit(probs, labels, nested_picks, combine, folds)
+        gain = _gain(nested, fitted["soft"], labels)
+        best = max(specs, key=lambda own: scores[own.rule])
+        if gain.low > 0 and best.rule != "soft":
+            chosen, picks, rows = best, nested_picks, nested
+    scaling = None
+    if spec.has_temperature and allows_scales(labels, probs.shape[2]):
+        # By the same rules, fold by fold, so that nothing but the calibration differs.
+        scaled = [dataclasses.replace(own, has_scales=True) for own in picks]
+        scaled_rows = _cross_fit(probs, labels, scaled, combine, folds)
+        scaling = _try_scaling(scaled_rows, rows, labels)
+        if scaling.is_taken:
+            chosen, rows = dataclasses.replace(chosen, has_scales=True), scaled_rows
     return Selection(
         how=fit(probs, labels, chosen, combine),
-        rows=nested if is_better else fitted["soft"],
+        rows=rows,
         labels=labels,
         rule_scores=scores,
         gain=gain,
+        scaling=scaling,
+    )
+
+
+def _gain(better: CrossFitted, base: CrossFitted, labels: np.ndarray) -> Interval:
+    """Of macro-F1."""
+    preds, base_preds = (own.probs.argmax(axis=1) for own in (better, base))
+    return gain_interval(labels, preds, base_preds, base.probs.shape[1])
+
+
+def _try_scaling(scaled: CrossFitted, heated: CrossFitted, labels: np.ndarray) -> ScalingTrial:
+    """Cross-fitted rows with vector scaling beside those with a temperature."""
+    rows = np.arange(len(labels))
+    own, base = (
+        -np.log(np.maximum(part.calibrated[rows, labels], _MIN_PROB)) for part in (scaled, heated)
+    )
+    return ScalingTrial(
+        nll_gain=mean_interval(base - own),
+        f1_gain=f1_of(scaled.probs, labels) - f1_of(heated.probs, labels),
     )
 
 
@@ -121,31 +178,41 @@ def assign_folds(labels: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
 def _cross_fit(
     probs: np.ndarray,
     labels: np.ndarray,
-    specs: Sequence[FitSpec],
+    picks: Sequence[FitSpec],
     combine: Combine,
     folds: np.ndarray,
 ) -> CrossFitted:
-    """What the best of `specs` makes of each row, chosen and fitted on the other folds."""
+    """What each fold's pick makes of its rows, fitted on the other folds."""
     combined = [np.empty(probs.shape[1:]) for _ in range(3)]
-    for fold in np.unique(folds):
+    for fold, spec in enumerate(picks):
         rest, own = folds != fold, folds == fold
-        spec = _best(probs[:, rest], labels[rest], specs, combine)
         how = fit(probs[:, rest], labels[rest], spec, combine)
-        calibrated = dataclasses.replace(how, offsets=())
-        raw = dataclasses.replace(calibrated, temperature=1.0)
-        for place, stage in zip(combined, (how, calibrated, raw), strict=True):
+        for place, stage in zip(combined, (how, *how.stages()), strict=True):
             place[own] = combine(probs[:, own], stage)
     return CrossFitted(probs=combined[0], calibrated=combined[1], raw=combined[2])
+
+
+def _pick(
+    probs: np.ndarray,
+    labels: np.ndarray,
+    specs: Sequence[FitSpec],
+    combine: Combine,
+    folds: np.ndarray,
+) -> list[FitSpec]:
+    """The best of `specs` for each fold, chosen on the other folds."""
+    return [
+        _best(probs[:, folds != fold], labels[folds != fold], specs, combine)
+        for fold in range(folds.max() + 1)
+    ]
 
 
 def _best(
     probs: np.ndarray, labels: np.ndarray, specs: Sequence[FitSpec], combine: Combine
 ) -> FitSpec:
     """The one with the highest cross-fitted macro-F1; the first of equals."""
-    if len(specs) == 1:
-        return specs[0]
     folds = assign_folds(labels, NUM_INNER_FOLDS, specs[0].seed)
     scores = [
-        f1_of(_cross_fit(probs, labels, [spec], combine, folds).probs, labels) for spec in specs
+        f1_of(_cross_fit(probs, labels, [spec] * NUM_INNER_FOLDS, combine, folds).probs, labels)
+        for spec in specs
     ]
     return specs[int(np.argmax(scores))]

@@ -151,18 +151,19 @@ def _decision_lines(decision: Decision) -> list[str]:
     lines = ["", f"Voting: {decision.note}."] if decision.note else []
     if decision.abstention:
         lines += ["", f"`ask`: {decision.abstention}."]
-    if selection and decision.how.temperature != 1:
+    if selection and decision.how.is_calibrated:
         before = calibration_scores(selection.rows.raw, selection.labels)
         after = calibration_scores(selection.rows.calibrated, selection.labels)
         lines += [
             "",
-            f"Calibrated with the temperature {decision.how.temperature:.2f}, on rows that it was "
-            "not fitted on:",
+            f"Calibrated with {decision.how.calibration_text()}, on rows that were not fitted to:",
             "",
             "| | before | after |",
             "|---|---|---|",
             *(f"| {name} | {before[name]:.4f} | {after[name]:.4f} |" for name in before),
         ]
+    if selection and selection.scaling:
+        lines += ["", f"Calibration: {selection.scaling.note()}."]
     if selection and selection.gain:
         lines += ["", "| rule | macro F1, cross-fitted |", "|---|---|"]
         lines += [f"| {rule} | {score:.4f} |" for rule, score in selection.rule_scores.items()]
