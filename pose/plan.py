@@ -23,7 +23,7 @@ from pose.member_key import MemberKey
 from pose.named_runs import ResolvedRun
 from pose.training.augment import PRESETS
 from pose.weights import Transfer, match, read_weights
-from pose_models import ImageClassifier, build_model, check_model_name, own_image_size
+from pose_models import MODELS, ImageClassifier, build_model, check_model_name, own_image_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -224,11 +224,13 @@ def _check_model(recipe: Recipe, labels: tuple[str, ...]) -> int:
         InputError: the model cannot be built, or cannot take images of the recipe's size.
     """
     try:
-        # Without memory and arithmetic, unless there are weights to find.
-        device = torch.device("cpu" if recipe.pretrained else "meta")
+        # Without memory and arithmetic, unless there are weights to find, or there is little of
+        # either: the first thing that is computed without them imports torch.compile, for seconds.
+        is_cheap = recipe.model in MODELS
+        device = torch.device("cpu" if is_cheap or recipe.pretrained else "meta")
         model = _build(recipe, labels, device)
         size = (recipe.image_size, recipe.image_size)
-        with device:
+        with device, torch.no_grad():
             model(torch.zeros(min(2, recipe.batch_size), 3, *size))
         return sum(value.nbytes for value in model.state_dict().values())
     except NotImplementedError:

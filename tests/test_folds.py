@@ -66,11 +66,16 @@ def test_a_budget_is_shared_by_all_members():
 # Split
 
 
-def test_folds_are_those_of_scikit_learn():
-    splitter = StratifiedKFold(5, shuffle=True, random_state=3)
-    found = fold_of_rows(LABELS, folds=5, split_seed=3)
-    for fold, (_, val) in enumerate(splitter.split(LABELS, LABELS), start=1):
-        assert np.flatnonzero(found == fold).tolist() == val.tolist()
+@pytest.mark.parametrize("seed", range(20))
+def test_folds_are_those_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    # The classes in any order, and so that they cannot be dealt out evenly.
+    labels = rng.permutation(np.repeat(rng.permutation(4), rng.integers(7, 40, 4)))
+    for folds in (2, 5, 7):
+        splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        found = fold_of_rows(labels, folds=folds, split_seed=seed)
+        for fold, (_, val) in enumerate(splitter.split(labels, labels), start=1):
+            assert np.flatnonzero(found == fold).tolist() == val.tolist()
 
 
 def test_every_row_validates_once_and_trains_in_the_other_folds():

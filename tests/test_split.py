@@ -38,6 +38,24 @@ def test_split_is_that_of_scikit_learn(val_fraction, split_seed):
     assert [set(rows) for rows in found] == [set(rows) for rows in expected]
 
 
+@pytest.mark.parametrize("number", range(50))
+def test_split_of_any_labels_is_that_of_scikit_learn(number):
+    """Classes of equal and of very different sizes, where what is left over is drawn by lot."""
+    rng = np.random.default_rng(number)
+    num_classes = rng.integers(1, 9)
+    weights = rng.dirichlet(np.full(num_classes, rng.choice([0.5, 100])))
+    # Two of each at least, or they would not be split by it at all.
+    labels = np.append(
+        np.repeat(range(num_classes), 2), rng.choice(num_classes, rng.integers(60, 300), p=weights)
+    )
+    val_fraction, split_seed = rng.uniform(0.2, 0.6), int(rng.integers(2**32))
+    expected = train_test_split(
+        range(len(labels)), test_size=val_fraction, random_state=split_seed, stratify=labels
+    )
+    found = split_indices(labels, val_fraction=val_fraction, split_seed=split_seed)
+    assert [rows.tolist() for rows in found] == [sorted(rows) for rows in expected]
+
+
 def test_same_seed_gives_the_same_split_and_another_another():
     (_, first), (_, again), (_, other) = (
         split_indices(LABELS, val_fraction=0.2, split_seed=seed) for seed in (5, 5, 6)

@@ -18,6 +18,8 @@ from pose.seeds import folder as seed_folder
 
 # Columns and metrics that differ between two runs of the same.
 TIMING = ("epoch_seconds", "images_per_second", "heartbeat")
+# Of runs that `mlflow run` began, and of those in a git work tree: tags that say so.
+SURROUNDINGS = ("mlflow.project.", "mlflow.source.git.", "mlflow.gitRepoURL")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,13 +169,23 @@ def read_facts(project: Path, run: str) -> Facts:
             parents=len(parents),
             status=parent.info.status,
             metrics=set(parent.data.metrics),
-            params=set(parent.data.params),
-            tags=set(parent.data.tags),
+            params=_own_params(parent),
+            tags=_own_tags(parent),
             artifacts={item.path for item in client.list_artifacts(parent.info.run_id)},
             # A command that was killed before it recorded anything has no tags.
             running=[one.info.run_name for one in runs if one.info.status == "RUNNING"],
             litter=_litter(project),
         )
+
+
+def _own_params(parent: Run) -> set[str]:
+    """The parameters that a run has of itself; `mlflow run` records the command's in it."""
+    is_of_mlflow = "mlflow.project.entryPoint" in parent.data.tags
+    return set() if is_of_mlflow else set(parent.data.params)
+
+
+def _own_tags(run: Run) -> set[str]:
+    return {tag for tag in run.data.tags if not tag.startswith(SURROUNDINGS)}
 
 
 class _SeedReader:
@@ -205,7 +217,7 @@ class _SeedReader:
                 for name in run.data.metrics
             },
             params=dict(run.data.params),
-            tags=set(run.data.tags),
+            tags=_own_tags(run),
             version_tags={tag for version in own for tag in version.tags},
             status=run.info.status,
             stop_reason=run.data.tags.get("stop_reason", ""),

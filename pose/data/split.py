@@ -1,9 +1,10 @@
-"""Which labelled rows train and which validate."""
+"""Which labelled rows train and which validate.
 
-import warnings
+The splits are those of scikit-learn, which the frozen runs were split by: draw by draw, so that
+they stay what they are whatever its next version does, and training need not import it.
+"""
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from pose.config import Recipe
 from pose.data.group_split import free_classes, share_groups
@@ -15,7 +16,7 @@ from pose.member_key import MemberKey
 def split_indices(
     labels: np.ndarray, *, val_fraction: float, split_seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A stratified split by scikit-learn's `train_test_split`, as in the frozen runs.
+    """A stratified split, that of scikit-learn's `train_test_split`, as in the frozen runs.
 
     Args:
         labels: `(N,)` class indices.
@@ -47,17 +48,44 @@ def split_indices(
             f"val_fraction must leave rows for {num_classes} classes on both sides, "
             f"got {val_fraction} of {len(eligible)} rows: change it or add labelled images"
         )
-    train, val = train_test_split(
-        eligible,
-        test_size=val_fraction,
-        random_state=split_seed,
-        stratify=labels[eligible],
-    )
-    return np.sort(np.concatenate([train, rows[single]])), np.sort(val)
+    validates = _draw_stratified(labels[eligible], num_val, np.random.RandomState(split_seed))
+    return np.sort(np.concatenate([eligible[~validates], rows[single]])), eligible[validates]
+
+
+def _draw_stratified(labels: np.ndarray, num_val: int, rng: np.random.RandomState) -> np.ndarray:
+    """Whether each row validates, `(N,)` bool: `num_val` of them, of each class its share."""
+    classes, counts = np.unique(labels, return_counts=True)
+    num_train_of = _shares(counts, len(labels) - num_val, rng)
+    num_val_of = _shares(counts - num_train_of, num_val, rng)
+    validates = np.zeros(len(labels), dtype=bool)
+    for place, label in enumerate(classes):
+        shuffled = np.flatnonzero(labels == label)[rng.permutation(counts[place])]
+        num_train = num_train_of[place]
+        validates[shuffled[num_train : num_train + num_val_of[place]]] = True
+    return validates
+
+
+def _shares(counts: np.ndarray, num_draws: int, rng: np.random.RandomState) -> np.ndarray:
+    """How many of `num_draws` are of each class of `counts` `(C,)`, as equal to its part as can be.
+
+    What is left after rounding down goes to the largest remainders; equal ones draw lots.
+    """
+    exact: np.ndarray = counts / counts.sum() * num_draws
+    shares: np.ndarray = np.floor(exact)
+    remainders = exact - shares
+    num_left = int(num_draws - shares.sum())
+    for remainder in np.unique(remainders)[::-1]:
+        if num_left <= 0:
+            break
+        (equal,) = np.nonzero(remainders == remainder)
+        num_drawn = min(len(equal), num_left)
+        shares[rng.choice(equal, size=num_drawn, replace=False)] += 1
+        num_left -= num_drawn
+    return shares.astype(np.int64)
 
 
 def fold_of_rows(labels: np.ndarray, *, folds: int, split_seed: int) -> np.ndarray:
-    """A stratified assignment of rows to folds by scikit-learn's `StratifiedKFold`.
+    """A stratified assignment of rows to folds, that of scikit-learn's `StratifiedKFold`.
 
     Args:
         labels: `(N,)` class indices.
@@ -78,13 +106,17 @@ def fold_of_rows(labels: np.ndarray, *, folds: int, split_seed: int) -> np.ndarr
             f"got {folds}"
         )
     eligible = np.flatnonzero(counts[labels] > 1)
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=split_seed)
     assigned = np.zeros(len(labels), dtype=np.int64)
-    with warnings.catch_warnings():
-        # Rare classes are ours to name: `unvalidated_classes`.
-        warnings.filterwarnings("ignore", message="The least populated class")
-        for fold, (_, val) in enumerate(splitter.split(eligible, labels[eligible]), start=1):
-            assigned[eligible[val]] = fold
+    rng = np.random.RandomState(split_seed)
+    # Dealt out class by class, the first to appear first; each goes on where the one before ended.
+    _, first = np.unique(labels[eligible], return_index=True)
+    num_dealt = 0
+    for label in labels[eligible][np.sort(first)]:
+        rows = np.flatnonzero(labels == label)
+        fold = np.sort((num_dealt + np.arange(len(rows))) % folds)
+        rng.shuffle(fold)
+        assigned[rows] = fold + 1
+        num_dealt += len(rows)
     return assigned
 
 

@@ -6,13 +6,16 @@ and `labels` `(N,)`. Who sees which rows is decided by `pose.ensembling.selectio
 
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from pose import metrics
 from pose.ensembling.scaling import fit_scales
 from pose_models.combination import UNFITTED, Combination
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 # The members' probabilities `(M, N, C)` combined, `(N, C)`.
 Combine = Callable[[np.ndarray, Combination], np.ndarray]
@@ -162,11 +165,14 @@ def _fit_stacking(probs: np.ndarray, labels: np.ndarray, rng: np.random.Generato
     )
 
 
-def _regress(features: np.ndarray, labels: np.ndarray, ridge: float) -> LogisticRegression:
+def _regress(features: np.ndarray, labels: np.ndarray, ridge: float) -> "LogisticRegression":
+    # Imported here: it brings SciPy along, for a second or two, and training has no use for it.
+    from sklearn.linear_model import LogisticRegression
+
     return LogisticRegression(C=ridge, max_iter=1000, tol=1e-3).fit(features, labels)
 
 
-def _nll_of(features: np.ndarray, labels: np.ndarray, model: LogisticRegression) -> float:
+def _nll_of(features: np.ndarray, labels: np.ndarray, model: "LogisticRegression") -> float:
     return metrics.nll(model.predict_proba(features), labels)
 
 

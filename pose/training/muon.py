@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pose.device import pick_precision
+from pose.training.optimizers import AdamW
 
 # Newton-Schulz coefficients of Jordan et al. (2024, kellerjordan.github.io/posts/muon): steep at
 # 0, so that three steps are enough, as in their CIFAR-10 speedruns; each further one is 5 % of a
@@ -37,7 +38,7 @@ def orthogonalize(matrix: Tensor, precision: torch.dtype) -> Tensor:
     return x.T if is_tall else x
 
 
-class Muon(torch.optim.AdamW):
+class Muon(AdamW):
     """Muon for the convolution kernels of a model, AdamW for everything else.
 
     Kernels on the image's own channels and depthwise ones are left to AdamW. Biases and

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pose.config import Recipe
 from pose.training.muon import Muon
+from pose.training.optimizers import Adam, AdamW
 from pose_models import ImageClassifier
 
 
@@ -17,7 +18,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(
+        return Adam(
             parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
     if recipe.optimizer == "muon":
@@ -26,7 +27,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+    return AdamW(groups, lr=recipe.learning_rate, fused=True)
 
 
 def freeze_all_but_head(model: ImageClassifier, is_frozen: bool) -> None:
