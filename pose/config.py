@@ -89,7 +89,8 @@ class Recipe:
     exif: str = setting(
         "obey", "orientation that photographs ask for: obey or ignore", no_op="ignore"
     )
-    batch_size: int = setting(32, "images per optimizer step")
+    batch_size: int = setting(32, "images at a time")
+    accumulate: int = setting(1, "how many times batch_size an optimizer step learns from", no_op=1)
     num_epochs: int = setting(30, "largest number of epochs")
     budget: str | None = setting(
         None, "time for all seeds, such as 90s, 10m or 2h; replaces num_epochs", no_op=None
@@ -138,6 +139,7 @@ class Recipe:
         if self.image_size != 0:
             _check("image_size", self.image_size, 16 <= self.image_size <= 2048, "in [16, 2048]")
         _check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
+        _check("accumulate", self.accumulate, self.accumulate >= 1, "at least 1")
         _check("num_epochs", self.num_epochs, self.num_epochs >= 1, "at least 1")
         _check("folds", self.folds, self.folds == 0 or self.folds >= 2, "0 or at least 2")
         share = self.member_seconds()

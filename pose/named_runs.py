@@ -23,6 +23,7 @@ ORIGINAL = Recipe(
     keep_groups=False,
     group_near_twins=False,
     batch_size=64,
+    accumulate=1,
     num_epochs=300,
     patience=20,
     optimizer="adam",

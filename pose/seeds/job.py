@@ -56,6 +56,9 @@ class SeedTracker(Protocol):
     def log_epochs(self, history: list[Row]) -> None:
         """Record the epochs of `history` that are not recorded yet."""
 
+    def log_tags(self, tags: dict[str, str]) -> None:
+        """Record what became of a setting."""
+
     def log_checkpoint(self, folder: Path) -> None:
         """Record the folder of a seed that will be continued."""
 
@@ -78,6 +81,9 @@ class NoTracking:
         return None
 
     def log_epochs(self, history: list[Row]) -> None:
+        """Nothing."""
+
+    def log_tags(self, tags: dict[str, str]) -> None:
         """Nothing."""
 
     def log_checkpoint(self, folder: Path) -> None:

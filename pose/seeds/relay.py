@@ -121,6 +121,10 @@ class FarTracker:
         """As the one at the other end."""
         self._end.ask("tracker", "log_epochs", history)
 
+    def log_tags(self, tags: dict[str, str]) -> None:
+        """As the one at the other end."""
+        self._end.ask("tracker", "log_tags", tags)
+
     def log_checkpoint(self, folder: Path) -> None:
         """As the one at the other end."""
         self._end.ask("tracker", "log_checkpoint")

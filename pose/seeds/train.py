@@ -1,6 +1,6 @@
 """Trains one seed, from its job to its folder."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ def _train(
         display.show_epoch(job.key, row, state.best_epoch)
 
     stop_reason = train(
-        Step(state, data, recipe, precision),
+        Step(state, data, recipe, precision, _tell_smaller(job, tracker, display)),
         callbacks=[save_then_log],
         stop=stop,
         progress=display.start_seed(job.key, recipe, state.num_epochs_done, job.time_limit),
@@ -128,6 +128,24 @@ def _train(
     elif (job.output / seed_folder.CHECKPOINT).exists():
         tracker.log_checkpoint(job.output)
     return result
+
+
+def _tell_smaller(job: SeedJob, tracker: SeedTracker, display: Display) -> Callable[[int], None]:
+    """Says and records that memory is not enough for the recipe's batches."""
+    step_size = job.recipe.batch_size * job.recipe.accumulate
+
+    def tell(batch_size: int) -> None:
+        accumulate = -(-step_size // batch_size)
+        display.say(
+            f"{job.key}: out of memory, goes on with batch_size {batch_size} and accumulate "
+            f"{accumulate}: a step still learns from {step_size} images, of which batch norm sees "
+            f"{batch_size} at a time"
+        )
+        tracker.log_tags(
+            {"batch_size_in_memory": str(batch_size), "accumulate_in_memory": str(accumulate)}
+        )
+
+    return tell
 
 
 def _find_checkpoint(

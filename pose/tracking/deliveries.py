@@ -54,6 +54,7 @@ class Deliveries:
             "seed": self._seed,
             "epochs": self._epochs,
             "metrics": self._metrics,
+            "tags": self._tags,
             "files": self._files,
             "text": self._text,
             "results": self._results,
@@ -175,6 +176,9 @@ class Deliveries:
         self._store.log_metrics(
             self._run_id(record), values["metrics"], values["step"], at=record.at
         )
+
+    def _tags(self, record: Record) -> None:
+        self._store.set_tags(self._run_id(record), record.values["tags"])
 
     def _files(self, record: Record) -> dict[str, Any]:
         run_id = self._run_id(record)

@@ -115,6 +115,10 @@ class SeedRecord:
             os.replace(fetched, folder / seed_folder.CHECKPOINT)
         return folder / seed_folder.CHECKPOINT
 
+    def log_tags(self, tags: dict[str, str]) -> None:
+        """Record what became of a setting."""
+        self._add("tags", tags=tags)
+
     def log_checkpoint(self, folder: Path) -> None:
         """Record what an unfinished seed has so far."""
         names = (seed_folder.CHECKPOINT, seed_folder.HISTORY)

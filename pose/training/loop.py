@@ -20,7 +20,7 @@ from pose.stop import Stop
 from pose.training.optimization import ema_decay_at, freeze_all_but_head, learning_rate_at
 from pose.training.predict import predict_logits, score_logits
 from pose.training.state import TrainState
-from pose.training.step import Step
+from pose.training.step import Step, split_batches
 
 # Called after each epoch with the state and the epoch's row, which is also the history's last.
 Callback = Callable[[TrainState, Row], None]
@@ -131,7 +131,8 @@ def train_one_epoch(step: Step, pace: Pace, stop: Stop, progress: BatchProgress)
     device = state.device
     order = data.train_rows[torch.randperm(len(data.train_rows), generator=state.shuffle_generator)]
     # Copied once, not in every step.
-    batches = split_batches(order.to(data.images.device), step.recipe.batch_size)
+    step_size = step.recipe.batch_size * step.recipe.accumulate
+    batches = split_batches(order.to(data.images.device), step_size)
     num_steps_before = state.num_epochs_done * len(batches)
     losses = torch.zeros(len(batches), device=device)
     confusion = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
@@ -162,18 +163,6 @@ def train_one_epoch(step: Step, pace: Pace, stop: Stop, progress: BatchProgress)
         "train_acc": metrics.accuracy(matrix),
         "train_f1": metrics.macro_f1(matrix),
     }
-
-
-def split_batches(rows: Tensor, batch_size: int) -> Sequence[Tensor]:
-    """`rows` in batches of `batch_size`, the last one shorter.
-
-    A single row at the end joins the batch before it: batch norm of a 1x1 map cannot learn from
-    one value.
-    """
-    batches = rows.split(batch_size)
-    if len(batches) > 1 and len(batches[-1]) < min(2, batch_size):
-        return (*batches[:-2], torch.cat(batches[-2:]))
-    return batches
 
 
 def check_losses(losses: Tensor, epoch: int) -> None:

@@ -16,7 +16,11 @@ from pose_models import ImageClassifier
 
 @dataclasses.dataclass(kw_only=True)
 class TrainState:
-    """Everything that changes while a seed trains; its `state_dict` continues it exactly."""
+    """Everything that changes while a seed trains; its `state_dict` continues it exactly.
+
+    Attributes:
+        smaller_batch: images at a time, where memory was not enough for the recipe's.
+    """
 
     model: ImageClassifier
     ema: ImageClassifier | None
@@ -28,6 +32,7 @@ class TrainState:
     best_val_f1: float = -1.0
     best_weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     validation_seconds: float = 0.0
+    smaller_batch: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -64,6 +69,7 @@ class TrainState:
             "best_epoch": self.best_epoch,
             "best_val_f1": self.best_val_f1,
             "best_weights": self.best_weights,
+            "smaller_batch": self.smaller_batch,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -81,6 +87,8 @@ class TrainState:
         self.best_epoch = saved["best_epoch"]
         self.best_val_f1 = saved["best_val_f1"]
         self.best_weights = saved["best_weights"]
+        # Checkpoints of earlier versions have none.
+        self.smaller_batch = saved.get("smaller_batch")
 
 
 def start_state(

@@ -1,11 +1,14 @@
 """One training step: rows to an augmented batch, forward, backward, optimizer, average."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pose.config import Recipe
 from pose.data.tensors import TrainingData, framing_of
+from pose.errors import InputError, one_line
 from pose.training import optimization
 from pose.training.augment import PRESETS, augment_batch, gather, sample_params, take_windows
 from pose.training.mixing import mix_batch
@@ -22,10 +25,21 @@ class Step:
     """
 
     def __init__(
-        self, state: TrainState, data: TrainingData, recipe: Recipe, precision: torch.dtype
+        self,
+        state: TrainState,
+        data: TrainingData,
+        recipe: Recipe,
+        precision: torch.dtype,
+        tell_smaller: Callable[[int], None] = lambda batch_size: None,
     ) -> None:
-        """Takes over the optimizer's learning rate: a checkpoint is loaded before, not after."""
+        """Takes over the optimizer's learning rate: a checkpoint is loaded before, not after.
+
+        Args:
+            tell_smaller: hears how many images at a time memory is enough for, if not for the
+                recipe's.
+        """
         self.state, self.data, self.recipe, self.precision = state, data, recipe, precision
+        self.tell_smaller = tell_smaller
         self.num_classes = len(data.mirrors)
         self.class_weights = class_weights(
             data.labels[data.train_rows], self.num_classes, recipe.class_weighting
@@ -61,23 +75,82 @@ class Step:
         return training_batch(self.data, rows, self.recipe, self.state.augment_generator)
 
     def update(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Train on images and targets as `batch` makes them; the loss and the logits."""
+        """Train on images and targets as `batch` makes them; the loss and the logits.
+
+        More images than the recipe's `batch_size` go through the network in parts; the step is
+        that of all of them. Where memory is not enough for a part, parts become half as large, for
+        this and all later steps.
+
+        Raises:
+            InputError: memory is not enough for a single image.
+        """
         state, clip_grad_norm = self.state, self.recipe.clip_grad_norm
-        is_autocast = self.precision == torch.bfloat16
-        # Each weight is used once per step; a graph would keep the cache of the converted ones.
-        with torch.autocast(
-            images.device.type, torch.bfloat16, enabled=is_autocast, cache_enabled=False
-        ):
-            logits = state.model(images)
-        loss = self.loss(logits, targets)
-        loss.backward()
+        done = None
+        while done is None:
+            try:
+                done = self._backward(images, targets)
+            except torch.OutOfMemoryError as error:
+                if self._part_size == 1:
+                    raise InputError(
+                        "memory must be enough to learn from one image at a time, found: "
+                        f"{one_line(error)}"
+                    ) from error
+            if done is None:
+                # Only here is nothing left that holds what the failed part had computed.
+                self._halve_parts(len(images))
+        loss, logits = done
         if clip_grad_norm:
             nn.utils.clip_grad_norm_(state.model.parameters(), clip_grad_norm)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update()
-        return loss.detach(), logits.detach()
+        return loss, logits
+
+    @property
+    def _part_size(self) -> int:
+        return self.state.smaller_batch or self.recipe.batch_size
+
+    def _halve_parts(self, num_images: int) -> None:
+        self.state.smaller_batch = max(1, min(self._part_size, num_images) // 2)
+        self.state.optimizer.zero_grad(set_to_none=True)
+        if self.state.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.tell_smaller(self.state.smaller_batch)
+
+    def _backward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of the loss of all images, part by part; the loss and the logits."""
+        parts = split_batches(images, self._part_size)
+        if len(parts) == 1:
+            loss, logits = self._forward(images, targets)
+            loss.backward()
+            return loss.detach(), logits.detach()
+        losses, all_logits = [], []
+        total = self._weight_of(targets)
+        part_targets = split_batches(targets, self._part_size)
+        for part, own_targets in zip(parts, part_targets, strict=True):
+            loss, logits = self._forward(part, own_targets)
+            # Of a mean over the part to its share in the mean over all.
+            loss = loss * (self._weight_of(own_targets) / total)
+            loss.backward()
+            losses.append(loss.detach())
+            all_logits.append(logits.detach())
+        return torch.stack(losses).sum(), torch.cat(all_logits)
+
+    def _forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        is_autocast = self.precision == torch.bfloat16
+        # Each weight is used once per step; a graph would keep the cache of the converted ones.
+        with torch.autocast(
+            images.device.type, torch.bfloat16, enabled=is_autocast, cache_enabled=False
+        ):
+            logits = self.state.model(images)
+        return self.loss(logits, targets), logits
+
+    def _weight_of(self, targets: Tensor) -> Tensor | float:
+        """What the mean over these targets divides by."""
+        if self.class_weights is None or targets.is_floating_point():
+            return float(len(targets))
+        return self.class_weights[targets].sum()
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """What is minimised, `()` float32."""
@@ -87,6 +160,18 @@ class Step:
             weight=self.class_weights,
             label_smoothing=self.recipe.label_smoothing,
         )
+
+
+def split_batches(rows: Tensor, batch_size: int) -> Sequence[Tensor]:
+    """`rows` in batches of `batch_size`, the last one shorter.
+
+    A single row at the end joins the batch before it: batch norm of a 1x1 map cannot learn from
+    one value.
+    """
+    batches = rows.split(batch_size)
+    if len(batches) > 1 and len(batches[-1]) < min(2, batch_size):
+        return (*batches[:-2], torch.cat(batches[-2:]))
+    return batches
 
 
 class MovingAverage:
