@@ -115,6 +115,15 @@ class Recipe:
     random_erasing: float = setting(
         0.0, "probability of erasing a rectangle of an image", no_op=0.0
     )
+    exclude: str | None = setting(
+        None,
+        "CSV file with a column id, such as label_suspects.csv: images to train and validate "
+        "without",
+        no_op=None,
+    )
+    exclude_sha256: str | None = setting(
+        None, "what the SHA-256 of its sorted ids must be; default: whatever it is", no_op=None
+    )
     class_weighting: str = setting(
         "none", f"class weights in the loss: {', '.join(CLASS_WEIGHTINGS)}", no_op="none"
     )
@@ -198,6 +207,8 @@ class Recipe:
         _check("freeze_epochs", self.freeze_epochs, self.freeze_epochs >= 0, "at least 0")
         if self.weights is None and self.weights_sha256 is not None:
             raise InputError("weights_sha256 must go with weights, got it alone")
+        if self.exclude is None and self.exclude_sha256 is not None:
+            raise InputError("exclude_sha256 must go with exclude, got it alone")
 
     def seeds_text(self) -> str:
         """The seeds as they are typed: `76,100,123`."""
@@ -233,8 +244,9 @@ class Recipe:
             if getattr(self, field.name) != field.metadata["no_op"]
         }
         del settings["seeds"]
-        # Where they lie does not matter, but what they are: `weights_sha256`.
+        # Where they lie does not matter, but what they are: `weights_sha256`, `exclude_sha256`.
         settings.pop("weights", None)
+        settings.pop("exclude", None)
         if self.budget is not None:
             settings["budget"] = self.member_seconds()
         if self.folds:

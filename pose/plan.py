@@ -12,10 +12,11 @@ import torch
 
 from pose.config import Recipe, Setup
 from pose.data.cache import cache_root_of
+from pose.data.exclusion import digest_of_ids, read_excluded
 from pose.data.folder import Dataset, read_dataset
 from pose.data.source import locate_dataset
 from pose.data.split import num_twins, split_rows, unvalidated_classes
-from pose.data.tensors import framing_of
+from pose.data.tensors import excluded_ids, framing_of
 from pose.device import describe, pick_device, pick_precision
 from pose.errors import InputError, first_few, known, one_line, printable
 from pose.files import check_room
@@ -181,13 +182,15 @@ def make_plan(run: ResolvedRun, setup: Setup) -> Plan:
     if setup.model_format == "pt2" and run.recipe.framing != "resize":
         # Its graph is that of one way through the framing; images of other sizes take another.
         raise InputError(f"model_format must be pickle with framing {run.recipe.framing}, got pt2")
+    folder = Path(setup.output_root) / run.name
+    if run.recipe.exclude is not None:
+        run = dataclasses.replace(run, recipe=_with_exclusion(run.recipe, folder))
     if run.recipe.weights is not None:
         _, digest = read_weights(run.recipe, cache_root_of(setup.cache_root))
         run = dataclasses.replace(
             run, recipe=dataclasses.replace(run.recipe, weights_sha256=digest)
         )
     device = pick_device(setup.device)
-    folder = Path(setup.output_root) / run.name
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output_root must have room for the folder {folder}, found a file there")
     return Plan(
@@ -197,6 +200,30 @@ def make_plan(run: ResolvedRun, setup: Setup) -> Plan:
         precision=pick_precision(setup.precision, device),
         folder=folder,
     )
+
+
+def _with_exclusion(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the digest of what it excludes, which is part of its identity.
+
+    Args:
+        folder: the run's.
+
+    Raises:
+        InputError: that cannot be read, would not stay where it is, or is not what was meant.
+    """
+    path = Path(recipe.exclude or "").expanduser()
+    if folder.absolute() in path.absolute().parents:
+        raise InputError(
+            f"exclude must not lie in {folder}, which is moved aside when a new run takes its "
+            f"place: copy {path.name} out of it, or give another --run-name"
+        )
+    digest = digest_of_ids(read_excluded(path))
+    if recipe.exclude_sha256 not in (None, digest):
+        raise InputError(
+            f"exclude_sha256 must be that of the ids in exclude, {digest}, "
+            f"got {recipe.exclude_sha256}"
+        )
+    return dataclasses.replace(recipe, exclude_sha256=digest)
 
 
 def check_located_data(plan: Plan) -> str:
@@ -210,6 +237,7 @@ def check_located_data(plan: Plan) -> str:
         would = "drawn" if plan.setup.dataset == "demo" else f"{plan.setup.kaggle_handle} of Kaggle"
         return f"data: not here yet, would be {would}"
     dataset = read_dataset(folder)
+    dataset = dataset.excluding(excluded_ids(plan.recipe, dataset))
     plan.check_data(dataset)
     return (
         f"data: {folder}, {len(dataset.ids)} labelled images, {len(dataset.classes)} classes, "

@@ -10,9 +10,10 @@ from pose.config import Recipe
 from pose.data.folder import Dataset, read_dataset
 from pose.data.loaded import LoadedData
 from pose.display import Display
-from pose.ensembling.analysis import HeldOut, confident_mistakes, hold_out, suspect_labels
+from pose.ensembling.analysis import HeldOut, confident_mistakes, hold_out
 from pose.ensembling.diversity import vote_disagreement
 from pose.ensembling.fit import Combine
+from pose.ensembling.suspects import find_suspects
 from pose.errors import InputError, one_line
 from pose.files import read_bytes, write_text
 from pose.predictions import Predictions, read_predictions
@@ -28,6 +29,7 @@ from pose_models.framing import Framing
 from pose_models.heatmap import heat_maps
 
 NAME = "report.html"
+SUSPECTS = "label_suspects.csv"
 FITTED = (
     "The vote was fitted on labelled rows; what is shown of them here is the plain mean of its "
     "members, which was not."
@@ -67,9 +69,9 @@ def run_page(
             another machine, is in the table and the curves alone.
     """
     folders = {result.key: folder / result.key.folder for result in results}
-    paths = [own / seed_folder.VAL_PREDICTIONS for own in folders.values()]
-    predictions = [read_predictions(path) for path in paths if path.exists()]
-    held_out = hold_out(predictions, mean_probs) if predictions else None
+    predictions = val_predictions(results, folder)
+    held_out = hold_out(predictions, mean_probs)
+    everything = hold_out(predictions, mean_probs, has_all=True)
     best = max(results, key=lambda result: result.val_f1)
     has_best = (folders[best.key] / seed_folder.CONFIG).exists()
     model = seed_folder.read_model(folders[best.key])[0] if has_best else None
@@ -104,11 +106,25 @@ def run_page(
             ),
             held_out=held_out,
             class_names=names,
-            galleries=_labelled_galleries(held_out, names, pixels, model) if held_out else (),
+            galleries=(
+                *_labelled_galleries(held_out, names, pixels, model),
+                *_suspects_gallery(everything, names, pixels, model, f"; all are in {SUSPECTS}"),
+            ),
             sheet=_sheet(recipe, loaded),
             data=loaded.dataset.report(),
         )
     )
+
+
+def val_predictions(results: Sequence[SeedResult], folder: Path) -> list[Predictions]:
+    """What finished members predict of the rows that validated them.
+
+    Args:
+        folder: the run's. A member that lacks its own there, as after a move to another machine,
+            is left out.
+    """
+    paths = [folder / result.key.folder / seed_folder.VAL_PREDICTIONS for result in results]
+    return [read_predictions(path) for path in paths if path.exists()]
 
 
 def vote_page(
@@ -142,7 +158,12 @@ def vote_page(
         pixels = _reader(
             dict(zip(dataset.ids, dataset.files, strict=True)), *seed_folder.decoding_of(first)
         )
-        galleries = _labelled_galleries(held_out, first.names, pixels, model)
+        galleries = (
+            *_labelled_galleries(held_out, first.names, pixels, model),
+            *_suspects_gallery(
+                _held_out(result, combine, has_all=True), first.names, pixels, model
+            ),
+        )
     disagreement = vote_disagreement(probs)
     rows = [int(row) for row in np.argsort(-disagreement, kind="stable")[:MAX_CARDS]]
     rows = [row for row in rows if disagreement[row] > 0]
@@ -185,13 +206,13 @@ def vote_card(result: Vote, combine: Combine, uri: str, store: str) -> str:
     return card.model_card(result, _held_out(result, combine), uri, store)
 
 
-def _held_out(result: Vote, combine: Combine) -> HeldOut | None:
-    """The rows that the vote can be scored on; None where it has no score."""
+def _held_out(result: Vote, combine: Combine, *, has_all: bool = False) -> HeldOut | None:
+    """The rows that the vote can be scored on, or all that any member has; None without a score."""
     if result.score.reason:
         return None
     how = unfitted(result.decision.how)
     members = [member.val_predictions for member in result.members]
-    return hold_out(members, lambda own: combine(own, how))
+    return hold_out(members, lambda own: combine(own, how), has_all=has_all)
 
 
 def unfitted(how: Combination) -> Combination:
@@ -242,12 +263,12 @@ def _reader(files: dict[str, Path], framing: Framing, obey_exif: bool) -> Pixels
 
 
 def _labelled_galleries(
-    held_out: HeldOut, names: Sequence[str], pixels: PixelsOf, model: ImageClassifier | None
+    held_out: HeldOut | None, names: Sequence[str], pixels: PixelsOf, model: ImageClassifier | None
 ) -> tuple[Gallery, ...]:
+    if held_out is None:
+        return ()
     rows_text = held_out.rows_text()
-    combined = Predictions(
-        ids=held_out.ids, probs=held_out.combined, class_labels=(), labels=held_out.labels
-    )
+    combined = _combined(held_out)
     galleries = _gallery(
         "Most confident mistakes",
         f"of the ensemble on {rows_text}",
@@ -262,10 +283,33 @@ def _labelled_galleries(
             f"on these of {rows_text}",
             _cards(combined, rows, names, pixels, model),
         )
-    return galleries + _gallery(
+    return galleries
+
+
+def _suspects_gallery(
+    held_out: HeldOut | None,
+    names: Sequence[str],
+    pixels: PixelsOf,
+    model: ImageClassifier | None,
+    where: str = "",
+) -> tuple[Gallery, ...]:
+    """The worst of the label suspects; `where` says where all of them are."""
+    suspects = find_suspects(held_out) if held_out is not None else []
+    if held_out is None or not suspects:
+        return ()
+    rows = [suspect.row for suspect in suspects[:MAX_CARDS]]
+    return _gallery(
         "Suspect labels",
-        f"all members agree against the label, on {rows_text}; the surest first",
-        _cards(combined, suspect_labels(held_out, MAX_CARDS), names, pixels, model),
+        f"{len(suspects)} labels that confident learning doubts, on {held_out.rows_text()}; the "
+        f"surest first{where}",
+        _cards(_combined(held_out), rows, names, pixels, model),
+    )
+
+
+def _combined(held_out: HeldOut) -> Predictions:
+    """The ensemble's predictions of the rows, for cards."""
+    return Predictions(
+        ids=held_out.ids, probs=held_out.combined, class_labels=(), labels=held_out.labels
     )
 
 

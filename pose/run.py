@@ -12,6 +12,7 @@ from typing import Any
 from pose import result_pages
 from pose.config import Setup
 from pose.data.cache import ImageCache, cache_root_of, open_cache
+from pose.data.exclusion import ids_csv
 from pose.data.loaded import LoadedData
 from pose.data.source import DEMO_MARKER, find_dataset
 from pose.data.tensors import framing_of, load_recipe_data
@@ -19,7 +20,9 @@ from pose.data.twin_search import with_twins
 from pose.data.twin_table import TWINS_FILE
 from pose.device import describe, keep_freed_memory
 from pose.display import Display
+from pose.ensembling.analysis import hold_out
 from pose.ensembling.out_of_fold import OutOfFold, score_folds
+from pose.ensembling.suspects import find_suspects, suspects_csv
 from pose.errors import InputError, one_line
 from pose.files import locked, remove_partials, write_text, writing
 from pose.member_key import MemberKey
@@ -41,6 +44,7 @@ from pose.weights import keep_weights
 # Says in a run's folder which run it belongs to.
 OWNER_FILE = "training.json"
 OUT_OF_FOLD = "out_of_fold.csv"
+EXCLUDED = "excluded.csv"
 
 
 def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> RunResult:
@@ -66,6 +70,8 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
             record.log_text(loaded.dataset.report(), "data_report.txt")
             if loaded.twins:
                 record.log_text(loaded.twins.csv(), TWINS_FILE)
+            if loaded.dataset.excluded:
+                record.log_text(ids_csv(loaded.dataset.excluded), EXCLUDED)
             _say_transfer(plan, loaded, record, display)
             # A store that refuses is found before training; one that is away is waited for.
             record.settle()
@@ -73,7 +79,8 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
             finished = [result for result in results if result.is_finished]
             out_of_fold = _score_folds(plan, record, finished)
             if finished:
-                _log_summary(plan, record, finished, out_of_fold)
+                num_suspects = _log_suspects(plan, loaded, record, finished, display)
+                _log_summary(plan, record, finished, out_of_fold, num_suspects)
                 _log_page(plan, loaded, record, finished, display)
         is_complete = len(finished) == len(plan.recipe.members(record.seeds))
         if is_complete:
@@ -175,7 +182,13 @@ def _request(plan: Plan, loaded: LoadedData) -> RunRequest:
 
 def _tags(plan: Plan, loaded: LoadedData) -> dict[str, str]:
     is_drawn = (loaded.dataset.folder / DEMO_MARKER).exists()
-    return {**plan.tags(), **({"data": "demo: the figures are drawn"} if is_drawn else {})}
+    excluded = loaded.dataset.excluded
+    return {
+        **plan.tags(),
+        **({"data": "demo: the figures are drawn"} if is_drawn else {}),
+        **({"excluded": str(len(excluded))} if excluded else {}),
+        **({"exclude_sha256": plan.recipe.exclude_sha256 or ""} if excluded else {}),
+    }
 
 
 def _params(plan: Plan, loaded: LoadedData, member: MemberKey) -> dict[str, Any]:
@@ -276,8 +289,36 @@ def _val_predictions(plan: Plan, record: RunRecord, member: MemberKey) -> Predic
     return read_predictions(path)
 
 
+def _log_suspects(
+    plan: Plan,
+    loaded: LoadedData,
+    record: RunRecord,
+    finished: Sequence[SeedResult],
+    display: Display,
+) -> int | None:
+    """The labels that members contradict which did not train on them, as a table of the run.
+
+    Returns:
+        How many there are; None where no member's predictions are here.
+    """
+    predictions = result_pages.val_predictions(finished, plan.folder)
+    held_out = hold_out(predictions, result_pages.mean_probs, has_all=True)
+    if held_out is None:
+        return None
+    suspects = find_suspects(held_out)
+    path = plan.folder / result_pages.SUSPECTS
+    write_text(path, suspects_csv(suspects, held_out.ids, loaded.dataset.classes.labels))
+    record.log_file(path)
+    display.say(f"label suspects: {len(suspects)} of {held_out.rows_text()}, {path}")
+    return len(suspects)
+
+
 def _log_summary(
-    plan: Plan, record: RunRecord, finished: list[SeedResult], out_of_fold: OutOfFold | None
+    plan: Plan,
+    record: RunRecord,
+    finished: list[SeedResult],
+    out_of_fold: OutOfFold | None,
+    num_suspects: int | None,
 ) -> None:
     """The members together: mean, spread, table, bands, and the scores over all folds."""
     val_f1 = spread([result.val_f1 for result in finished])
@@ -296,6 +337,7 @@ def _log_summary(
             "val_f1_mean": val_f1.mean,
             "val_f1_std": val_f1.std,
             "val_f1_best": best.val_f1,
+            **({} if num_suspects is None else {"num_label_suspects": num_suspects}),
             **(_fold_metrics(out_of_fold) if out_of_fold else {}),
         },
         tags={f"best_{name}": value for name, value in best.key.tags().items()},

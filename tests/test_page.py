@@ -22,7 +22,6 @@ from pose.ensembling.analysis import (
     confident_mistakes,
     f1_by_size,
     hold_out,
-    suspect_labels,
     worst_pairs,
 )
 from pose.ensembling.diversity import (
@@ -111,15 +110,18 @@ def test_worst_pairs_name_label_prediction_and_count():
     assert worst_pairs(confusion) == [(1, 0, 4), (0, 1, 1)]
 
 
-def test_mistakes_and_suspects_are_the_surest_first():
+def test_mistakes_are_the_surest_first():
     labels = np.array([0, 0, 0, 1])
     first = np.array([[0.1, 0.9], [0.4, 0.6], [0.9, 0.1], [0.2, 0.8]])
     second = np.array([[0.3, 0.7], [0.1, 0.9], [0.8, 0.2], [0.9, 0.1]])
     probs = np.stack([first, second])
-    held_out = HeldOut(ids=tuple("abcd"), labels=labels, combined=probs.mean(axis=0), probs=probs)
-    # d is wrong as well, but its members do not agree.
+    votes = np.array([[0, 2], [0, 2], [2, 0], [1, 1]])
+    held_out = HeldOut(
+        ids=tuple("abcd"), labels=labels, combined=probs.mean(axis=0), probs=probs, votes=votes
+    )
     assert confident_mistakes(held_out, 9) == [0, 1, 3]
-    assert suspect_labels(held_out, 9) == [0, 1]
+    members = [predictions_of(own, labels, tuple("abcd")) for own in probs]
+    assert hold_out(members, mean_probs).votes.tolist() == votes.tolist()
 
 
 def test_rows_of_members_that_split_apart_are_pooled():

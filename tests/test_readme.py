@@ -219,8 +219,12 @@ LINES = sorted(
     }
 )
 MLFLOW_RUNS = [line for line in LINES if line.startswith("mlflow run . -e")]
-# A dry run reads the weights that it is given; those in the pages are the reader's own.
-TRAIN_RUNS = [line for line in MLFLOW_RUNS if "-e train" in line and "weights=" not in line]
+# A dry run reads the files that it is given; those in the pages are the reader's own.
+TRAIN_RUNS = [
+    line
+    for line in MLFLOW_RUNS
+    if "-e train" in line and not {"weights=", "exclude="} & set(re.findall(r"\w+=", line))
+]
 MAKE_TARGETS = sorted({line.split()[1] for line in LINES if line.startswith("make ")})
 
 

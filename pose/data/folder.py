@@ -53,6 +53,7 @@ class Dataset:
             None where nobody has looked.
         groups: which of the labelled images belong together.
         notes: what else the report says of them, in lines.
+        excluded: ids of labelled images that are left out because somebody asked for it.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class Dataset:
     num_turned: int | None = None
     groups: Groups = Groups()
     notes: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
 
     def without(self, bad: dict[int, str]) -> "Dataset":
         """The same without the rows in `bad` (row to reason), which become a problem.
@@ -88,13 +90,34 @@ class Dataset:
                 f"every class must keep an image that can be read, in {self.folder} "
                 f"a class has none: {problem.line()}"
             )
+        return dataclasses.replace(self._take(keep), problems=(*self.problems, problem))
+
+    def excluding(self, ids: tuple[str, ...]) -> "Dataset":
+        """The same without the images of `ids`.
+
+        Raises:
+            InputError: a class has no image left.
+        """
+        if not ids:
+            return self
+        gone = set(ids)
+        keep = [row for row, image_id in enumerate(self.ids) if image_id not in gone]
+        lost = set(self.labels.tolist()) - set(self.labels[keep].tolist())
+        if lost:
+            names = first_few(printable(self.classes.labels[index]) for index in sorted(lost))
+            raise InputError(
+                f"exclude must leave an image of every class, found that it leaves none of {names}"
+            )
+        return dataclasses.replace(self._take(keep), excluded=ids)
+
+    def _take(self, rows: list[int]) -> "Dataset":
+        """The same with only those of the labelled images."""
         return dataclasses.replace(
             self,
-            ids=tuple(self.ids[row] for row in keep),
-            files=tuple(self.files[row] for row in keep),
-            labels=self.labels[keep],
-            groups=self.groups.take(keep),
-            problems=(*self.problems, problem),
+            ids=tuple(self.ids[row] for row in rows),
+            files=tuple(self.files[row] for row in rows),
+            labels=self.labels[rows],
+            groups=self.groups.take(rows),
         )
 
     def with_copies(self, contents: Sequence[str]) -> "Dataset":
@@ -122,6 +145,7 @@ class Dataset:
         lines = [
             f"folder: {self.folder}",
             f"labelled images: {len(self.ids)}{_in_folders(self.ids)}",
+            *([f"left out by exclude: {len(self.excluded)}"] if self.excluded else []),
             f"test images: {len(self.test_ids)}{_in_folders(self.test_ids)}",
             *self.groups.lines(len(self.ids)),
             *self.notes,
@@ -146,6 +170,8 @@ class Dataset:
         for problem in self.problems:
             if len(problem.items) > 5:
                 lines += ["", f"all {problem.what}:", *(f"  {item}" for item in problem.items)]
+        if self.excluded:
+            lines += ["", "left out by exclude:", *(f"  {printable(i)}" for i in self.excluded)]
         return "\n".join(lines) + "\n"
 
 

@@ -10,6 +10,7 @@ from pose.data.cache import Progress, open_cache
 from pose.data.folder import Dataset, dataset_digest, read_dataset
 from pose.data.near_twins import Marks
 from pose.data.twin_table import TwinTable
+from pose.errors import first_few, printable
 from pose_models import Framing
 
 
@@ -21,6 +22,7 @@ class LoadedData:
         dataset: the rows that can be used.
         images: `(N, 3, S, S)` uint8, memory-mapped, S the framing's canvas.
         rows: `(len(dataset.ids),)` int64, row of each id in `images`.
+        contents: `(len(dataset.ids),)` digest of each image's file.
         digest: of ids, labels, contents and named groups.
         notes: about the decoded images, for people.
         marks: of the labelled images, by which near twins are found; None: not made yet.
@@ -31,6 +33,7 @@ class LoadedData:
     images: torch.Tensor
     rows: np.ndarray
     digest: str
+    contents: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     marks: Marks | None = None
     twins: TwinTable | None = None
@@ -38,13 +41,36 @@ class LoadedData:
     def lines(self) -> list[str]:
         """What the data is and what is wrong with it, for people."""
         dataset = self.dataset
+        excluded = first_few(map(printable, dataset.excluded))
+        left_out = f"exclude: {len(dataset.excluded)} labelled images left out: {excluded}"
         return [
             f"data: {dataset.folder}, {len(dataset.ids)} labelled images, "
             f"{len(dataset.classes)} classes, {len(dataset.test_ids)} test images, "
             f"digest {self.digest}",
+            *([left_out] if dataset.excluded else []),
             *(f"warning: {problem.line()}" for problem in dataset.problems),
             *(f"warning: {note}" for note in self.notes),
         ]
+
+    def excluding(self, ids: tuple[str, ...]) -> "LoadedData":
+        """The same without the images of `ids`, before near twins are looked for.
+
+        Their pixels stay where they are.
+
+        Raises:
+            InputError: a class has no image left.
+        """
+        dataset = self.dataset.excluding(ids)
+        left = set(dataset.ids)
+        keep = [row for row, image_id in enumerate(self.dataset.ids) if image_id in left]
+        contents = tuple(self.contents[row] for row in keep)
+        return dataclasses.replace(
+            self,
+            dataset=dataset,
+            rows=self.rows[keep],
+            contents=contents,
+            digest=dataset_digest(dataset, contents),
+        )
 
     def on(self, device: torch.device) -> "LoadedData":
         """The same with the images in the memory of a CUDA device where they fit; else itself."""
@@ -96,5 +122,6 @@ def load_data(
         images=cache.images,
         rows=rows,
         digest=dataset_digest(usable, contents),
+        contents=contents,
         notes=cache.notes,
     )

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from pose.config import Recipe
 from pose.data.cache import Progress
+from pose.data.exclusion import match_excluded
+from pose.data.folder import Dataset, read_dataset
 from pose.data.loaded import LoadedData, load_data
 from pose.data.split import split_rows
 from pose.data.twin_search import group_twins
@@ -46,14 +48,29 @@ def load_recipe_data(
     num_workers: int = 0,
     progress: Progress | None = None,
 ) -> LoadedData:
-    """A data folder, decoded and grouped as the recipe says.
+    """A data folder, decoded and grouped as the recipe says, without what it excludes.
 
     Raises:
-        InputError: nothing to train on, or contradictions in the folder.
+        InputError: nothing to train on, contradictions in the folder, or `exclude` cannot be used.
     """
+    # Before anything is decoded: a mistake in it should not be heard of minutes later.
+    excluded = () if recipe.exclude is None else excluded_ids(recipe, read_dataset(folder))
     obey_exif = recipe.exif == "obey"
     loaded = load_data(folder, framing_of(recipe), cache_root, num_workers, progress, obey_exif)
+    loaded = loaded.excluding(excluded) if excluded else loaded
     return group_twins(loaded) if recipe.group_near_twins else loaded
+
+
+def excluded_ids(recipe: Recipe, dataset: Dataset) -> tuple[str, ...]:
+    """The ids of the data's images that `recipe` excludes, sorted.
+
+    Raises:
+        InputError: they cannot be read, or are not of the data.
+    """
+    if recipe.exclude is None:
+        return ()
+    path = Path(recipe.exclude).expanduser()
+    return match_excluded(path, recipe.exclude_sha256, frozenset(dataset.ids))
 
 
 def training_data(

@@ -27,12 +27,15 @@ class HeldOut:
         combined: `(N, C)` probabilities of the ensemble.
         probs: `(M, N, C)` of the members; None where not every row is held out from all, and
             `combined` is the mean over those that it is held out from.
+        votes: `(N, C)` int64, of how many members that a row is held out from each class is the
+            choice.
     """
 
     ids: tuple[str, ...]
     labels: np.ndarray
     combined: np.ndarray
     probs: np.ndarray | None
+    votes: np.ndarray
 
     @property
     def confusion(self) -> np.ndarray:
@@ -47,7 +50,9 @@ class HeldOut:
         return f"{len(self.ids)} validation rows, each by the members that did not train on it"
 
 
-def hold_out(members: Sequence[Predictions], combine_probs: CombineProbs) -> HeldOut | None:
+def hold_out(
+    members: Sequence[Predictions], combine_probs: CombineProbs, *, has_all: bool = False
+) -> HeldOut | None:
     """The rows that members did not train on, from each one's validation predictions.
 
     The rows that all share, if there are enough of them; else all rows that any has, each by those
@@ -55,18 +60,20 @@ def hold_out(members: Sequence[Predictions], combine_probs: CombineProbs) -> Hel
 
     Args:
         combine_probs: fitted on none of the rows.
+        has_all: take all rows that any member has, in any case.
     """
     if not members or any(own.labels is None for own in members):
         return None
     rows = join({str(number): own for number, own in enumerate(members)})
     shared = rows.shared()
-    if len(shared.ids) >= MIN_ROWS:
+    if len(shared.ids) >= MIN_ROWS and not has_all:
         rows = shared
     return HeldOut(
         ids=rows.ids,
         labels=rows.labels,
         combined=rows.combined(combine_probs),
         probs=rows.probs if bool(rows.is_known.all()) else None,
+        votes=rows.votes(),
     )
 
 
@@ -110,14 +117,3 @@ def confident_mistakes(held_out: HeldOut, num: int) -> list[int]:
     wrong = np.flatnonzero(preds != held_out.labels)
     order = np.argsort(-held_out.combined[wrong].max(axis=1), kind="stable")
     return [int(row) for row in wrong[order][:num]]
-
-
-def suspect_labels(held_out: HeldOut, num: int) -> list[int]:
-    """Rows whose label all members contradict with one voice, by their least confident member."""
-    if held_out.probs is None or len(held_out.probs) < 2:
-        return []
-    preds = held_out.probs.argmax(axis=2)
-    is_suspect = (preds == preds[0]).all(axis=0) & (preds[0] != held_out.labels)
-    rows = np.flatnonzero(is_suspect)
-    least = held_out.probs.max(axis=2).min(axis=0)[rows]
-    return [int(row) for row in rows[np.argsort(-least, kind="stable")][:num]]

@@ -61,6 +61,12 @@ class Joined:
             combined[rows] = combine_probs(self.probs[voters][:, rows])
         return combined
 
+    def votes(self) -> np.ndarray:
+        """Of how many of the members that predicted a row each class is the choice; `(N, C)`."""
+        choices = self.probs.argmax(axis=2)[..., None] == np.arange(self.probs.shape[2])
+        votes: np.ndarray = (choices & self.is_known[..., None]).sum(axis=0)
+        return votes
+
     def shared(self) -> "Joined":
         """The rows that every member predicted."""
         return self.take(np.flatnonzero(self.is_known.all(axis=0)))
