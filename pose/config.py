@@ -388,7 +388,9 @@ class VoteSetup(ComputeSetup):
         False, "shift the decision between classes to where macro F1 is highest"
     )
     tta: str | None = setting(
-        None, f"look several times at each test image: {', '.join(TTA_VIEWS)}, joined by commas"
+        None,
+        f"look several times at each test image: {', '.join(TTA_VIEWS)}, joined by commas; auto: "
+        "in the ways that help on held-out rows",
     )
     out_path: str = setting("predictions.csv", "file to write")
     probabilities: bool = setting(
@@ -425,12 +427,14 @@ class VoteSetup(ComputeSetup):
                 "vote with the settings that it had"
             )
         for view in self.views():
-            _check_choice("tta", view, TTA_VIEWS)
+            _check_choice("tta", view, (*TTA_VIEWS, "auto"))
+        if "auto" in self.views() and len(self.views()) > 1:
+            raise InputError(f"tta must be auto or views, got both: {self.tta}")
         if self.abstain is not None:
             _check("abstain", self.abstain, 0 < self.abstain < 1, "in (0, 1)")
 
     def views(self) -> tuple[str, ...]:
-        """The names in `tta`, each once."""
+        """The names in `tta`, each once; `auto` alone: they are to be chosen."""
         names = (name.strip() for name in (self.tta or "").split(","))
         return tuple(dict.fromkeys(name for name in names if name))
 

@@ -7,7 +7,7 @@ import importlib.metadata
 import platform
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +31,11 @@ from pose.ensembling.lock import (
     lock_text,
     locked_members,
 )
+from pose.ensembling.looks import Looked
 from pose.ensembling.members import Member
 from pose.errors import InputError, first_few, one_line, printable
 from pose.files import file_to_write, write_text
+from pose.look import look_again
 from pose.metrics import calibration_scores, reliability
 from pose.predictions import Predictions, write_predictions
 from pose.reports import plots
@@ -106,7 +108,8 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
         tests = read_test_images(folder, display.say)
         submission = read_submission(folder, tuple(tests))
         models, members, allowed = bring_voters(found, setup, tracker, display, Path(staging))
-        decision = _decide(members, setup, lock)
+        look = functools.partial(look_again, models, members, folder, setup, display)
+        decision = _decide(members, setup, lock, look)
         voters = with_views(models, members, decision.how.tta)
         ballot = _predict(members, voters, tests, setup, display)
         combined = Predictions(
@@ -180,7 +183,9 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
     return result
 
 
-def _decide(members: Sequence[Member], setup: VoteSetup, lock: Lock | None) -> Decision:
+def _decide(
+    members: Sequence[Member], setup: VoteSetup, lock: Lock | None, look: Callable[[], Looked]
+) -> Decision:
     """How the members are combined: as they were in the lock, or as `setup` asks."""
     if lock is None:
         spec = FitSpec(
@@ -188,9 +193,12 @@ def _decide(members: Sequence[Member], setup: VoteSetup, lock: Lock | None) -> D
             has_temperature=setup.probabilities or setup.abstain is not None,
             has_offsets=setup.thresholds,
         )
-        decision = decide(members, spec, combine_probs)
+        is_auto = setup.views() == ("auto",)
+        decision = decide(members, spec, combine_probs, look if is_auto else None)
         if setup.abstain is not None:
             decision = with_abstention(decision, setup.abstain)
+        if is_auto:
+            return decision
         how = dataclasses.replace(decision.how, tta=setup.views())
         return dataclasses.replace(decision, how=how)
     try:
@@ -453,6 +461,10 @@ def _score_metrics(decision: Decision) -> dict[str, float]:
         for stage, probs in (("before", selection.rows.raw), ("after", selection.rows.calibrated)):
             scores = calibration_scores(probs, selection.labels)
             metrics |= {f"calibration/{score}_{stage}": value for score, value in scores.items()}
+    if decision.views:
+        metrics |= {f"tta_f1/{_named(own)}": f1 for own, f1 in decision.views.scores.items()}
+        metrics["tta_gain"] = decision.views.gain.value
+        metrics["time/tta_choice_seconds"] = decision.views.seconds
     if selection and selection.scaling:
         metrics["calibration/nll_gain_of_scales"] = selection.scaling.nll_gain.value
     if decision.abstention:
@@ -461,3 +473,8 @@ def _score_metrics(decision: Decision) -> dict[str, float]:
     if selection and selection.gain:
         metrics["gain_over_soft"] = selection.gain.value
     return metrics
+
+
+def _named(views: tuple[str, ...]) -> str:
+    """`flip-zoom`; `none` for a single look."""
+    return "-".join(views) or "none"

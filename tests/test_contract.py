@@ -330,7 +330,7 @@ LAYERS = (
     "tracking",
     "result_pages",
     "predict serving",
-    "restore sync run vote voters",
+    "look restore sync run vote voters",
     "sweep",
     "entrypoints",
 )

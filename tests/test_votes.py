@@ -21,6 +21,7 @@ from pose.ensembling.fit import FitSpec
 from pose.ensembling.held_out import decide, with_abstention
 from pose.ensembling.members import check_classes
 from pose.errors import InputError
+from pose.look import look_again
 from pose.named_runs import resolve_run
 from pose.plan import make_plan
 from pose.results import Vote
@@ -339,6 +340,41 @@ def test_flips_are_refused_where_a_class_has_no_mirror_image(place):
     )
     with pytest.raises(InputError, match="as classes.csv says of 0: take shift and zoom"):
         with_views([], [lonely], ("flip",))
+
+
+def test_looks_are_chosen_on_validation_images_and_what_they_cost_is_recorded(place):
+    voted = place.vote(tta="auto")
+    trial = voted.decision.views
+    assert "test-time augmentation: flip, shift, zoom are tried on 120 validation" in place.said
+    assert voted.decision.how.tta == (trial.best if trial.is_kept else ())
+    assert trial.note() in voted.decision.note
+    run = place.client().get_run(voted.run_id)
+    assert run.data.metrics["time/tta_choice_seconds"] == trial.seconds > 0
+    assert run.data.metrics["tta_f1/flip-shift-zoom"] == trial.scores["flip", "shift", "zoom"]
+    assert len([name for name in run.data.metrics if name.startswith("tta_f1/")]) == 8
+    plain = decide(voted.members, FitSpec(), combine_probs).score
+    assert run.data.metrics["tta_f1/none"] == pytest.approx(plain.ensemble["val_f1"])
+    assert "| flip, shift, zoom | " in run.data.tags["mlflow.note.content"]
+
+
+def test_looks_are_not_chosen_on_images_that_changed_or_are_gone(place):
+    images = sorted((place.data / "train_images").iterdir())
+    held = images[0].read_bytes()
+    for path in images:
+        path.write_bytes(held)
+    voted = place.vote(tta="auto")
+    assert "; one look: tiny seed 0 predicts its validation rows" in voted.decision.note
+    assert (voted.decision.how.tta, voted.decision.views) == ((), None)
+
+    def reason() -> str:
+        setup = VoteSetup(tta="auto")
+        return look_again([], voted.members, place.data, setup, NoDisplay()).reason
+
+    for path in images[50:]:
+        path.unlink()
+    assert re.match(r".*/data lacks \d+ images that validated: ", reason())
+    (place.data / "train_solution.csv").unlink()
+    assert reason().startswith("the labelled images cannot be read (")
 
 
 # Probabilities, and when to ask

@@ -4,7 +4,7 @@ A row is predicted by those members that did not train on it, and by nothing tha
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from pose.ensembling.abstention import Abstention, choose_threshold
 from pose.ensembling.bootstrap import Interval, f1_interval
 from pose.ensembling.fit import Combine, FitSpec
 from pose.ensembling.joined import Joined, join
+from pose.ensembling.looks import Looked, Views, ViewTrial, choose_views
 from pose.ensembling.members import Member
 from pose.ensembling.selection import Selection, select, too_few
 from pose.errors import InputError
@@ -64,6 +65,7 @@ class Decision:
         note: why, for people; empty where there was nothing to decide.
         selection: how it was fitted or chosen, where it was.
         abstention: which predictions are to be kept, where that was asked.
+        views: ways of looking that were tried, where that was asked.
     """
 
     how: Combination
@@ -71,15 +73,25 @@ class Decision:
     note: str = ""
     selection: Selection | None = None
     abstention: Abstention | None = None
+    views: ViewTrial | None = None
 
 
-def decide(members: Sequence[Member], spec: FitSpec, combine: Combine) -> Decision:
+def decide(
+    members: Sequence[Member],
+    spec: FitSpec,
+    combine: Combine,
+    look: Callable[[], Looked] | None = None,
+) -> Decision:
     """The combination of `spec`, fitted where it has parameters, and its score.
 
     Where rows are too few to fit or choose, it is soft voting, and the note says so.
+
+    Args:
+        look: has the members look at their validation rows in several ways; called where there
+            are rows enough to choose between these.
     """
     note = ""
-    if spec.is_fitted:
+    if spec.is_fitted or look:
         rows = _rows_of(members)
         groups = groups_of(members)
         if isinstance(rows, str):
@@ -88,9 +100,15 @@ def decide(members: Sequence[Member], spec: FitSpec, combine: Combine) -> Decisi
             common = rows.by_group(groups).shared()
             reason = too_few(common.labels, members[0].card.labels)
             if reason is None:
-                return _fitted(rows, common, groups, spec, combine)
+                looked = look() if look else Looked()
+                trial = _try_views(members, looked, spec, combine)
+                decision = _fitted(rows, common, groups, spec, combine, trial)
+                if looked.reason:
+                    note = f"{decision.note}; one look: {looked.reason}"
+                    decision = dataclasses.replace(decision, note=note)
+                return decision
         spec = FitSpec(rule=spec.rule if spec.rule in UNFITTED else "soft")
-        note = f"{spec.rule}, nothing fitted: {reason}"
+        note = f"{spec.rule}, nothing fitted{' and one look' if look else ''}: {reason}"
     how = Combination(rule=spec.rule)
     return Decision(how=how, score=score_unfitted(members, how, combine), note=note)
 
@@ -160,11 +178,42 @@ def _rows_of(members: Sequence[Member]) -> Joined | str:
     return join({f"{m.name} ({m.registered.uri})": m.val_predictions for m in members})
 
 
-def _fitted(
-    rows: Joined, common: Joined, groups: tuple[int, ...], spec: FitSpec, combine: Combine
+def _try_views(
+    members: Sequence[Member], looked: Looked, spec: FitSpec, combine: Combine
+) -> ViewTrial | None:
+    """The trial of ways of looking, on the rows that are common to all groups of members."""
+    if not looked.probs:
+        return None
+    looks, labels = {}, np.empty(0)
+    for views, probs in looked.probs.items():
+        seeing = [
+            dataclasses.replace(
+                member, val_predictions=dataclasses.replace(member.val_predictions, probs=own)
+            )
+            for member, own in zip(members, probs, strict=True)
+        ]
+        rows = _rows_of(seeing)
+        assert not isinstance(rows, str)
+        common = rows.by_group(groups_of(members)).shared()
+        looks[views], labels = common.probs, common.labels
+    trial = choose_views(looks, labels, spec.rule, combine)
+    return dataclasses.replace(trial, seconds=looked.seconds)
+
+
+def _fitted(  # noqa: PLR0913 - rows twice, and what is made of them
+    rows: Joined,
+    common: Joined,
+    groups: tuple[int, ...],
+    spec: FitSpec,
+    combine: Combine,
+    trial: ViewTrial | None,
 ) -> Decision:
     selection = select(common.probs, common.labels, spec, combine)
-    how = selection.how
+    tta: Views = ()
+    if trial and trial.is_kept:
+        selection = select(trial.nested, common.labels, spec, combine, trial.whole)
+        tta = trial.best
+    how = dataclasses.replace(selection.how, tta=tta)
     if how.rule not in UNFITTED:
         how = dataclasses.replace(how, groups=groups)
     number_of = {image_id: number for number, image_id in enumerate(rows.ids)}
@@ -172,8 +221,9 @@ def _fitted(
     return Decision(
         how=how,
         score=_score(scored, selection.rows.probs, selection.rows.calibrated),
-        note=selection.note(),
+        note="; ".join(own.note() for own in (selection, trial) if own),
         selection=selection,
+        views=trial,
     )
 
 

@@ -108,12 +108,20 @@ def too_few(labels: np.ndarray, class_labels: Sequence[str]) -> str | None:
     return None
 
 
-def select(probs: np.ndarray, labels: np.ndarray, spec: FitSpec, combine: Combine) -> Selection:
+def select(
+    probs: np.ndarray,
+    labels: np.ndarray,
+    spec: FitSpec,
+    combine: Combine,
+    whole: np.ndarray | None = None,
+) -> Selection:
     """The combination of `spec`; of the rule `auto`, the best one, or soft where none is better.
 
     Args:
         probs: `(G, N, C)` of groups of members that did not train on the rows.
         labels: `(N,)` class indices.
+        whole: what the combination is fitted to in the end, where that is something else than
+            `probs`: these by views that were chosen on all rows, those on all other rows.
     """
     rules = RULES if spec.rule == "auto" else (spec.rule,)
     specs = [dataclasses.replace(spec, rule=rule) for rule in rules]
@@ -139,7 +147,7 @@ def select(probs: np.ndarray, labels: np.ndarray, spec: FitSpec, combine: Combin
         if scaling.is_taken:
             chosen, rows = dataclasses.replace(chosen, has_scales=True), scaled_rows
     return Selection(
-        how=fit(probs, labels, chosen, combine),
+        how=fit(probs if whole is None else whole, labels, chosen, combine),
         rows=rows,
         labels=labels,
         rule_scores=scores,

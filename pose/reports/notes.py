@@ -126,7 +126,8 @@ def describe_vote(vote: Vote) -> str:
         lines += [
             "",
             f"Members looked several times at each test image ({', '.join(vote.decision.how.tta)}; "
-            f"{vote.predict_seconds:.1f} s in all). The validation score is without it.",
+            f"{vote.predict_seconds:.1f} s in all). The validation score is "
+            + ("with it." if vote.decision.views else "without it."),
         ]
     lines += [
         "",
@@ -149,6 +150,18 @@ def _decision_lines(decision: Decision) -> list[str]:
     """What was chosen and fitted, and how good it is on rows that it was not fitted on."""
     selection = decision.selection
     lines = ["", f"Voting: {decision.note}."] if decision.note else []
+    if decision.views:
+        lines += [
+            "",
+            f"Looks were tried on validation images, {decision.views.seconds:.1f} s:",
+            "",
+            "| looks besides the plain one | macro F1 on all of them |",
+            "|---|---|",
+            *(
+                f"| {', '.join(v) or 'none'} | {f1:.4f} |"
+                for v, f1 in decision.views.scores.items()
+            ),
+        ]
     if decision.abstention:
         lines += ["", f"`ask`: {decision.abstention}."]
     if selection and decision.how.is_calibrated:
