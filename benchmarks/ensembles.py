@@ -283,8 +283,12 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="no demo data, and auto for two classes only"
     )
+    parser.add_argument(
+        "--max-auto-classes", type=int, default=20, help="no auto for data of more classes"
+    )
     report.add_options(parser, "ensembles")
     args = parser.parse_args()
+    max_auto_classes = 2 if args.quick else args.max_auto_classes
     warnings.filterwarnings("ignore", category=ConvergenceWarning)
     sources = {
         "digits": (read_digits(), 450),
@@ -302,7 +306,7 @@ def main() -> None:
         votes = {
             vote: spec
             for vote, spec in VOTES.items()
-            if not args.quick or vote != "auto" or data.labels.max() == 1
+            if vote != "auto" or data.labels.max() < max_auto_classes
         }
         table, outcomes = measure_data(
             f"{name}: {num_train} training images, {len(data.labels) - num_train} test images",
