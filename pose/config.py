@@ -69,6 +69,20 @@ class Recipe:
     freeze_epochs: int = setting(
         0, "epochs at the start that train the last layer alone; 0: none", no_op=0
     )
+    layer_decay: float = setting(
+        1.0, "factor of the learning rate from each layer to the one before it", no_op=1.0
+    )
+    dropout: float | None = setting(
+        None, "probability of dropout, in models that have it; default: the model's own", no_op=None
+    )
+    drop_path: float | None = setting(
+        None,
+        "stochastic depth: probability of leaving out a block; default: the model's own",
+        no_op=None,
+    )
+    checkpointing: bool = setting(
+        False, "compute activations twice instead of keeping them, in timm's models", no_op=False
+    )
     augmentation: str = setting("pose", "augmentation preset of the training images")
     seeds: tuple[int, ...] = setting((0, 1, 2), "seeds, joined by commas: one member each")
     image_size: int = setting(
@@ -205,6 +219,10 @@ class Recipe:
                 "weights and pretrained must not both be given: both say where to start"
             )
         _check("freeze_epochs", self.freeze_epochs, self.freeze_epochs >= 0, "at least 0")
+        _check("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "in (0, 1]")
+        for name in ("dropout", "drop_path"):
+            value = getattr(self, name)
+            _check(name, value, value is None or 0 <= value < 1, "in [0, 1)")
         if self.weights is None and self.weights_sha256 is not None:
             raise InputError("weights_sha256 must go with weights, got it alone")
         if self.exclude is None and self.exclude_sha256 is not None:

@@ -16,6 +16,10 @@ from pose.errors import InputError, known
 ORIGINAL = Recipe(
     model="simple_cnn",
     pretrained=False,
+    layer_decay=1.0,
+    dropout=None,
+    drop_path=None,
+    checkpointing=False,
     augmentation="baseline",
     seeds=(105,),
     image_size=128,
@@ -114,6 +118,21 @@ NAMED_RUNS: dict[str, NamedRun] = {
         recipe=Recipe(num_epochs=20),
         about="the strongest recipe for any data folder",
     ),
+    "finetune": NamedRun(
+        recipe=Recipe(
+            pretrained=True,
+            freeze_epochs=1,
+            layer_decay=0.75,
+            augmentation="photo_light",
+            image_size=0,
+            num_epochs=10,
+            optimizer="adamw",
+            learning_rate=1e-3,
+            warmup_fraction=0.1,
+            clip_grad_norm=1.0,
+        ),
+        about="from pretrained weights: add model=timm/<name> or torchvision/<name>, or weights",
+    ),
 }
 
 
@@ -151,6 +170,9 @@ def resolve_run(run: str | None, run_name: str | None, overrides: dict[str, Any]
             f"run must be one of {known(NAMED_RUNS)}, got {run!r}; leave it out for a free run"
         )
     base = NAMED_RUNS[run].recipe if run else Recipe()
+    if base.pretrained and overrides.get("weights") is not None:
+        # They stand in for those that the named run starts from.
+        overrides = {"pretrained": False, **overrides}
     recipe = dataclasses.replace(base, **overrides)
     name = run_name or run or re.sub(r"[^A-Za-z0-9_-]", "_", recipe.model)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):

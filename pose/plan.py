@@ -16,15 +16,16 @@ from pose.data.exclusion import digest_of_ids, read_excluded
 from pose.data.folder import Dataset, read_dataset
 from pose.data.source import locate_dataset
 from pose.data.split import num_twins, split_rows, unvalidated_classes
-from pose.data.tensors import excluded_ids, framing_of
+from pose.data.tensors import excluded_ids
 from pose.device import describe, pick_device, pick_precision
 from pose.errors import InputError, first_few, known, one_line, printable
 from pose.files import check_room
 from pose.member_key import MemberKey
 from pose.named_runs import ResolvedRun
 from pose.training.augment import PRESETS
+from pose.training.model import build_for_training
 from pose.weights import Transfer, match, read_weights
-from pose_models import MODELS, ImageClassifier, build_model, check_model_name, own_image_size
+from pose_models import MODELS, ImageClassifier, check_model_name, own_image_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -274,13 +275,7 @@ def _check_model(recipe: Recipe, labels: tuple[str, ...]) -> int:
 
 def _build(recipe: Recipe, labels: tuple[str, ...], device: torch.device) -> ImageClassifier:
     with device:
-        return build_model(
-            recipe.model,
-            labels,
-            framing_of(recipe),
-            pretrained=recipe.pretrained,
-            high_pass=recipe.high_pass,
-        )
+        return build_for_training(recipe, labels)
 
 
 def _setting_line(name: str, value: Any, changes: Mapping[str, object]) -> str:

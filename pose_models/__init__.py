@@ -18,6 +18,7 @@ from pose_models.sources import (
     list_models,
     own_image_size,
 )
+from pose_models.train_mode import TrainMode
 from pose_models.views import AugmentedClassifier
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Framing",
     "ImageClassifier",
     "SeedEnsemble",
+    "TrainMode",
     "build_model",
     "check_model_name",
     "combine",

@@ -14,6 +14,7 @@ from pose_models.framing import Framing, as_framing
 from pose_models.pose_net import PoseNet
 from pose_models.preprocess import Preprocess
 from pose_models.simple_cnn import SimpleCNN
+from pose_models.train_mode import AS_IT_IS, TrainMode, set_train_mode
 
 TORCHVISION_PREFIX = "torchvision/"
 
@@ -111,6 +112,7 @@ def build_model(
     *,
     pretrained: bool = False,
     high_pass: bool = False,
+    mode: TrainMode = AS_IT_IS,
 ) -> ImageClassifier:
     """A new model with random weights from torch's global generator.
 
@@ -119,12 +121,22 @@ def build_model(
         framing: or the height and width alone that the network sees.
         high_pass: give the network the high-pass channel, if it has none of its own already.
         pretrained: start from ImageNet weights (`torchvision/` and `timm/` models only).
+        mode: what it does in training.
 
     Raises:
-        ValueError: no model has this name, or it has no pretrained weights.
+        ValueError: no model has this name, it has no pretrained weights, or cannot train so.
     """
     check_model_name(name)
     framing = as_framing(framing)
+    if name.startswith(timm_source.PREFIX):
+        own_name = name.removeprefix(timm_source.PREFIX)
+        preprocess = Preprocess(
+            framing, high_pass=high_pass, statistics=timm_source.statistics(own_name)
+        )
+        network = timm_source.build(
+            own_name, preprocess.num_channels, len(labels), framing.size, pretrained, mode
+        )
+        return ImageClassifier(preprocess, network, tuple(labels))
     if name.startswith(TORCHVISION_PREFIX):
         preprocess = Preprocess(framing, high_pass=high_pass)
         network = _build_torchvision(
@@ -132,24 +144,19 @@ def build_model(
         )
         if high_pass:
             _add_input_channel(network)
-        return ImageClassifier(preprocess, network, tuple(labels))
-    if name.startswith(timm_source.PREFIX):
-        own_name = name.removeprefix(timm_source.PREFIX)
-        preprocess = Preprocess(
-            framing, high_pass=high_pass, statistics=timm_source.statistics(own_name)
-        )
-        network = timm_source.build(
-            own_name, preprocess.num_channels, len(labels), framing.size, pretrained
-        )
-        return ImageClassifier(preprocess, network, tuple(labels))
+    else:
+        preprocess = Preprocess(framing, high_pass=MODELS[name].high_pass or high_pass)
+        network = _build_own(name, preprocess.num_channels, len(labels), pretrained)
+    set_train_mode(name, network, mode)
+    return ImageClassifier(preprocess, network, tuple(labels))
+
+
+def _build_own(name: str, num_channels: int, num_classes: int, pretrained: bool) -> nn.Module:
     if pretrained:
         raise ValueError(
             f"pretrained weights exist for torchvision/ and timm/ models only, not for {name}"
         )
-    entry = MODELS[name]
-    preprocess = Preprocess(framing, high_pass=entry.high_pass or high_pass)
-    network = entry.network(preprocess.num_channels, len(labels))
-    return ImageClassifier(preprocess, network, tuple(labels))
+    return MODELS[name].network(num_channels, num_classes)
 
 
 def _torchvision_classifiers(torchvision_models: ModuleType) -> list[str]:

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from torch import nn
 
+from pose_models.train_mode import TrainMode, has_no
+
 PREFIX = "timm/"
 
 
@@ -46,14 +48,33 @@ def image_size(name: str) -> int:
     return int(_timm().get_pretrained_cfg(name).input_size[-1])
 
 
-def build(name: str, num_channels: int, num_classes: int, size: int, pretrained: bool) -> nn.Module:
+def depths(network: Any) -> dict[str, int]:
+    """The layer of each parameter of a network of timm by its name, 0 at the image."""
+    from timm.models import group_parameters
+
+    found: dict[str, int] = group_parameters(
+        network, network.group_matcher(coarse=False), reverse=True
+    )
+    return found
+
+
+def build(
+    name: str, num_channels: int, num_classes: int, size: int, pretrained: bool, mode: TrainMode
+) -> nn.Module:
     """The network behind `name`, `(N, num_channels, size, size)` to `(N, num_classes)`.
 
     Raises:
-        ValueError: the model does not take images of this size, or its weights are not to be had.
+        ValueError: the model does not take images of this size or does not train in this mode, or
+            its weights are not to be had.
     """
     timm = _timm()
-    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": num_channels}
+    # timm leaves out what is None.
+    options: dict[str, Any] = {
+        "num_classes": num_classes,
+        "in_chans": num_channels,
+        "drop_rate": mode.dropout,
+        "drop_path_rate": mode.drop_path,
+    }
     config = timm.get_pretrained_cfg(name)
     if config.fixed_input_size and size != config.input_size[-1]:
         options["img_size"] = size
@@ -64,10 +85,28 @@ def build(name: str, num_channels: int, num_classes: int, size: int, pretrained:
     except OSError as error:
         raise _no_weights(name, config, error) from error
     except TypeError as error:
+        for option, setting in (("drop_rate", "dropout"), ("drop_path_rate", "drop_path")):
+            if f"'{option}'" in str(error):
+                raise has_no(setting, PREFIX + name) from error
         raise ValueError(
             f"{PREFIX}{name} takes images of {config.input_size[-1]} px alone, got {size}"
         ) from error
+    _set_train_mode(name, network, mode)
     return network
+
+
+def _set_train_mode(name: str, network: Any, mode: TrainMode) -> None:
+    """What timm's arguments alone do not say."""
+    # Some take the argument and do nothing with it.
+    if mode.drop_path and not any(type(m).__name__ == "DropPath" for m in network.modules()):
+        raise has_no("drop_path", PREFIX + name)
+    if not mode.checkpointing:
+        return
+    try:
+        network.set_grad_checkpointing(True)
+    # timm refuses by an assertion, or has no such method.
+    except (AssertionError, AttributeError) as error:
+        raise has_no("checkpointing", PREFIX + name) from error
 
 
 def _timm() -> Any:

@@ -83,6 +83,9 @@ EVERYTHING = {
 RECIPES = [
     *(NAMED_RUNS[run].recipe for run in ("ensemble_2", "simple_cnn_v2", "demo", "champion")),
     dataclasses.replace(NAMED_RUNS["ensemble_2"].recipe, model="torchvision/resnet18"),
+    dataclasses.replace(
+        NAMED_RUNS["demo"].recipe, optimizer="adamw", batch_size=4, accumulate=4, layer_decay=0.7
+    ),
     *(
         dataclasses.replace(NAMED_RUNS["demo"].recipe, optimizer=optimizer, **EVERYTHING)
         for optimizer in ("adam", "adamw", "muon")

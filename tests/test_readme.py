@@ -219,11 +219,13 @@ LINES = sorted(
     }
 )
 MLFLOW_RUNS = [line for line in LINES if line.startswith("mlflow run . -e")]
-# A dry run reads the files that it is given; those in the pages are the reader's own.
+# A dry run reads the files that it is given or named; those in the pages are the reader's own, or
+# downloaded.
+READ_FILES = ("weights=", "exclude=", "run=finetune")
 TRAIN_RUNS = [
     line
     for line in MLFLOW_RUNS
-    if "-e train" in line and not {"weights=", "exclude="} & set(re.findall(r"\w+=", line))
+    if "-e train" in line and not any(f"-P {name}" in line for name in READ_FILES)
 ]
 MAKE_TARGETS = sorted({line.split()[1] for line in LINES if line.startswith("make ")})
 

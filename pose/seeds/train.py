@@ -9,7 +9,7 @@ import torch
 from pose.config import Recipe
 from pose.data.cache import default_cache_root
 from pose.data.loaded import LoadedData
-from pose.data.tensors import TrainingData, framing_of, load_recipe_data, training_data
+from pose.data.tensors import TrainingData, load_recipe_data, training_data
 from pose.device import pick_device, pick_precision
 from pose.display import Display
 from pose.errors import InputError
@@ -20,11 +20,12 @@ from pose.seeds.job import SeedJob, SeedTracker
 from pose.seeds.output import write_results
 from pose.stop import Stop, ending
 from pose.training.loop import train
+from pose.training.model import build_for_training
 from pose.training.predict import batches_of_images
 from pose.training.state import TrainState, start_state
 from pose.training.step import Step
 from pose.weights import match, read_weights, start_from
-from pose_models import ImageClassifier, build_model
+from pose_models import ImageClassifier
 
 # The high-pass channel's statistics come from this many training images at most: the mean of
 # 4,096 images is known to a few per mille, and 50,000 would delay the first step by seconds.
@@ -198,13 +199,7 @@ def build_started(job: SeedJob, labels: tuple[str, ...], data: TrainingData) -> 
 
 def build_fitted(recipe: Recipe, labels: tuple[str, ...], data: TrainingData) -> ImageClassifier:
     """The recipe's model before its first step; its preprocessing fits the training images."""
-    model = build_model(
-        recipe.model,
-        labels,
-        framing_of(recipe),
-        pretrained=recipe.pretrained,
-        high_pass=recipe.high_pass,
-    )
+    model = build_for_training(recipe, labels)
     if model.preprocess.has_high_pass:
         # From the training rows alone, spread evenly over them.
         step = -(-len(data.train_rows) // MAX_STATISTICS_IMAGES)

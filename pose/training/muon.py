@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pose.device import pick_precision
+from pose.training.layers import by_layer
 from pose.training.optimizers import AdamW
 
 # Newton-Schulz coefficients of Jordan et al. (2024, kellerjordan.github.io/posts/muon): steep at
@@ -45,7 +46,13 @@ class Muon(AdamW):
     normalisation are not decayed.
     """
 
-    def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        learning_rate: float,
+        weight_decay: float,
+        layer_decay: float = 1.0,
+    ) -> None:
         trained = [p for p in model.parameters() if p.requires_grad]
         others = [p for p in trained if not is_kernel(p)]
         groups = [
@@ -55,6 +62,7 @@ class Muon(AdamW):
         ]
         # A model without such kernels, or without linear layers, leaves a group empty.
         groups = [group for group in groups if group["params"]]
+        groups = by_layer(groups, model, layer_decay)
         super().__init__(groups, lr=learning_rate, weight_decay=weight_decay, fused=True)
         # In bfloat16 where the hardware has it; where it does not, products in it take twenty times
         # as long as in float32, and this would be three quarters of a training step.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pose.config import Recipe
+from pose.training.layers import by_layer
 from pose.training.muon import Muon
 from pose.training.optimizers import Adam, AdamW
 from pose_models import ImageClassifier
@@ -14,20 +15,21 @@ from pose_models import ImageClassifier
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer of the parameters of `model`; Adam and AdamW in one fused kernel.
 
-    AdamW does not decay biases and normalisation, as is usual; Adam treats all alike.
+    AdamW does not decay biases and normalisation, as is usual; Adam treats all alike. With
+    `layer_decay`, groups are divided by layers.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    rate, decay, layer_decay = recipe.learning_rate, recipe.weight_decay, recipe.layer_decay
     if recipe.optimizer == "adam":
-        return Adam(
-            parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-        )
+        groups = by_layer([{"params": parameters}], model, layer_decay)
+        return Adam(groups, lr=rate, weight_decay=decay, fused=True)
     if recipe.optimizer == "muon":
-        return Muon(model, recipe.learning_rate, recipe.weight_decay)
+        return Muon(model, rate, decay, layer_decay)
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=recipe.learning_rate, fused=True)
+    return AdamW(by_layer(groups, model, layer_decay), lr=rate, fused=True)
 
 
 def freeze_all_but_head(model: ImageClassifier, is_frozen: bool) -> None:
@@ -51,23 +53,28 @@ def freeze_all_but_head(model: ImageClassifier, is_frozen: bool) -> None:
 def hold_learning_rate(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
     """Keep the optimizer's learning rate where its steps run, to be set by `set_learning_rate`.
 
-    On CUDA it is one float32 tensor of all groups, which a captured graph reads in every replay.
+    On CUDA it is a float32 tensor, one of all groups whose layers have the same rate, which a
+    captured graph reads in every replay.
     On the CPU it stays a number: torch's kernels read a tensor there as a number again, and one
     of float32 would round the rate that the frozen runs train with.
     """
     is_cuda = device.type == "cuda"
-    rate = torch.zeros((), device=device) if is_cuda else 0.0
+    rates: dict[float, Tensor] = {}
     for group in optimizer.param_groups:
-        group["lr"], group["capturable"] = rate, is_cuda
+        group["lr"], group["capturable"] = 0.0, is_cuda
+        if is_cuda:
+            scale = group.get("lr_scale", 1.0)
+            group["lr"] = rates.setdefault(scale, torch.zeros((), device=device))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the rate of the next step; waits for nothing."""
+    """Set the last layer's rate of the next step, and those of all others; waits for nothing."""
     for group in optimizer.param_groups:
+        own = rate * group.get("lr_scale", 1.0)
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
+            group["lr"].fill_(own)
         else:
-            group["lr"] = rate
+            group["lr"] = own
 
 
 def learning_rate_at(recipe: Recipe, progress: float) -> float:
