@@ -53,3 +53,21 @@ def from_words(entry: str, project: str | None, words: Sequence[str]) -> str:
     pairs = zip(kept[::2], kept[1::2], strict=True)
     given = [w for name, value in pairs for w in ("-P", f"{name.removeprefix('--')}={value}")]
     return shlex.join(["mlflow", "run", project, "-e", entry, "--env-manager", "local", *given])
+
+
+def with_more_seeds(command: str, seeds: str) -> str:
+    """A train command as it was recorded, with `seeds` to add; empty where there is none.
+
+    Args:
+        seeds: joined by commas.
+    """
+    if not command:
+        return ""
+    words = shlex.split(command)
+    if words[0] != "mlflow":
+        return shlex.join([*words, "--add_seeds", seeds])
+    given = [number for number, word in enumerate(words) if word.startswith("add_seeds=")]
+    for number in given:
+        # MLflow refuses a parameter that is given twice.
+        del words[number - 1 : number + 1]
+    return shlex.join([*words, "-P", f"add_seeds={seeds}"])

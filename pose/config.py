@@ -26,6 +26,7 @@ FRAMINGS = ("resize", "crop", "fit")
 ENGINES = ("local", "processes")
 TABLE_SUFFIXES = (".csv", ".parquet")
 DEVICE_HELP = "auto, cpu, cuda, cuda:<n> or mps"
+REGISTRY_HELP = "registered model that members are versions of; votes: <name>-ensemble"
 # A budget below this would go into starting and saving, not into training.
 MIN_SEED_SECONDS = 5
 
@@ -306,16 +307,12 @@ class ComputeSetup(DataSetup):
     device: str = setting("auto", DEVICE_HELP)
     precision: str = setting("auto", f"arithmetic to compute in: {', '.join(PRECISIONS)}")
     cache_root: str | None = setting(None, "folder for decoded images; default: ~/.cache/pose")
-    registry_name: str = setting(
-        "pose", "registered model that members are versions of; votes: <name>-ensemble"
-    )
+    registry_name: str = setting("pose", REGISTRY_HELP)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_choice("precision", self.precision, PRECISIONS)
-        # MLflow forbids some characters in such a name, and a filter cannot quote others.
-        is_valid = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.registry_name) is not None
-        _check("registry_name", self.registry_name, is_valid, "letters, digits, _, . and -")
+        check_registry_name(self.registry_name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -463,6 +460,36 @@ class VoteSetup(ComputeSetup):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareSetup:
+    """What is compared, and where the comparison goes.
+
+    Raises:
+        InputError: not two different names.
+    """
+
+    runs: str | None = setting(
+        None, "two trainings or votes joined by a comma, by name (the newest of it) or run id"
+    )
+    dataset: str | None = setting(
+        None, "data folder, for the images on the page; default: where they were trained"
+    )
+    out_dir: str = setting("comparison", "folder for report.html, comparison.json and .csv")
+    registry_name: str = setting("pose", REGISTRY_HELP)
+
+    def __post_init__(self) -> None:
+        check_registry_name(self.registry_name)
+        if len(self.pair()) != 2 or len(set(self.pair())) != 2:
+            raise InputError(
+                "runs must be two different ones joined by a comma, such as ensemble_1,ensemble_2 "
+                f"(python -m entrypoints.runs lists them), got {self.runs or 'none'}"
+            )
+
+    def pair(self) -> tuple[str, ...]:
+        """The names in `runs`."""
+        return tuple(name.strip() for name in (self.runs or "").split(",") if name.strip())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSetup:
     """Which finished model is used, and what computes.
 
@@ -560,6 +587,16 @@ def parse_time(name: str, text: str) -> float:
     if not found:
         raise InputError(f"{name} must be a time such as 90s, 10m or 2h, got {text!r}")
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def check_registry_name(name: str) -> None:
+    """Refuse a name that MLflow forbids, or that a filter cannot quote.
+
+    Raises:
+        InputError: it is one.
+    """
+    is_valid = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) is not None
+    _check("registry_name", name, is_valid, "letters, digits, _, . and -")
 
 
 def _check(name: str, value: Any, is_valid: bool, expected: str) -> None:

@@ -9,7 +9,8 @@ from pose.config import Recipe, typed
 from pose.display import BatchProgress
 from pose.history import Row
 from pose.member_key import MemberKey
-from pose.results import Predicted, RunResult, SweepResult, Vote, spread
+from pose.reports.notes import p_text
+from pose.results import Compared, Predicted, RunResult, SweepResult, Vote, spread
 
 
 class Console:
@@ -136,6 +137,15 @@ class Console:
                 self.say(f"{member.name} agrees with the ensemble on {share:.1%} of the images")
             self.say(f"all members agree on {vote.unanimity:.1%} of the images")
         self.say(f"predictions: {vote.out_path.absolute()}\nartifact: {vote.artifact}")
+
+    def show_compared(self, compared: Compared) -> None:
+        """A comparison is done: its sentence, and where the rest is."""
+        result = compared.comparison
+        self.say(
+            f"{result.sentence()}"
+            f"\nMcNemar's test: p {p_text(result.mcnemar.p_value)}"
+            f"\nfiles: {compared.folder.absolute()}, report.html among them"
+        )
 
     def show_predicted(self, predicted: Predicted) -> None:
         """A table is written."""

@@ -155,7 +155,7 @@ def vote_page(
     galleries: tuple[Gallery, ...] = ()
     dataset = _labelled(folder, held_out)
     if held_out is not None and dataset is not None:
-        pixels = _reader(
+        pixels = file_reader(
             dict(zip(dataset.ids, dataset.files, strict=True)), *seed_folder.decoding_of(first)
         )
         galleries = (
@@ -167,7 +167,7 @@ def vote_page(
     disagreement = vote_disagreement(probs)
     rows = [int(row) for row in np.argsort(-disagreement, kind="stable")[:MAX_CARDS]]
     rows = [row for row in rows if disagreement[row] > 0]
-    pixels = _reader(test_files, *seed_folder.decoding_of(first))
+    pixels = file_reader(test_files, *seed_folder.decoding_of(first))
     galleries += _gallery(
         "Test images on which members disagree most",
         f"of {len(tests.ids)} test images; all members agree on {result.unanimity:.1%} of them",
@@ -251,7 +251,9 @@ def _labelled(folder: Path, held_out: HeldOut | None) -> Dataset | None:
     return dataset if all(labels.get(key) == value for key, value in own.items()) else None
 
 
-def _reader(files: dict[str, Path], framing: Framing, obey_exif: bool) -> PixelsOf:
+def file_reader(files: dict[str, Path], framing: Framing, obey_exif: bool) -> PixelsOf:
+    """The pixels of image files by id, decoded as `framing` says."""
+
     def pixels(image_id: str) -> np.ndarray | None:
         try:
             return read_image(read_bytes(files[image_id]), framing, obey_exif).transpose(1, 2, 0)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pose.ensembling.comparison import Comparison
 from pose.ensembling.held_out import Decision, HeldOutScore
 from pose.ensembling.members import Member
 from pose.ensembling.out_of_fold import OutOfFold
@@ -184,3 +185,36 @@ class Predicted:
     num_images: int
     num_bad: int
     images_per_second: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What a comparison produced.
+
+    Attributes:
+        run_id: of the comparison in MLflow.
+        folder: with report.html, comparison.json and comparison.csv.
+        further: the training whose further seeds would tell most, and how many of them; None where
+            none would.
+        winner: the training that is better for sure; None where it is open, or a vote.
+    """
+
+    run_id: str
+    folder: Path
+    comparison: Comparison
+    further: tuple["Further", int] | None
+    winner: str | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Further:
+    """A training that seeds can be added to.
+
+    Attributes:
+        command: that trained it; empty in runs from before 0.2.
+        seeds: that it has.
+    """
+
+    name: str
+    command: str
+    seeds: tuple[int, ...]

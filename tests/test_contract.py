@@ -16,6 +16,7 @@ import yaml
 
 from entrypoints.options import NOT_GIVEN
 from pose.config import (
+    CompareSetup,
     DataSetup,
     DemoSetup,
     PredictSetup,
@@ -31,7 +32,18 @@ from pose.errors import InputError
 PROJECT = Path(__file__).parents[1]
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))
 ENTRY_POINTS = MLPROJECT["entry_points"]
-COMMANDS = ("train", "ensemble", "predict", "serve", "data", "sweep", "runs", "store", "sync")
+COMMANDS = (
+    "train",
+    "ensemble",
+    "compare",
+    "predict",
+    "serve",
+    "data",
+    "sweep",
+    "runs",
+    "store",
+    "sync",
+)
 PARAMETERS = [
     (entry, name) for entry, spec in ENTRY_POINTS.items() for name in spec.get("parameters", {})
 ]
@@ -91,6 +103,7 @@ def test_every_option_has_both_spellings(entry):
 SETTINGS = {
     "train": (Recipe, Setup),
     "ensemble": (VoteSetup,),
+    "compare": (CompareSetup,),
     "predict": (PredictSetup,),
     "serve": (ServeSetup,),
     "data": (DataSetup, DemoSetup, ScoreSetup),
@@ -182,6 +195,7 @@ print("heavy:", sorted({"torch", "mlflow", "pandas", "sklearn", "optuna"} & set(
     [
         ("train", "--help", "--batch-size"),
         ("ensemble", "--help", "--voting"),
+        ("compare", "--help", "--runs"),
         ("predict", "--help", "--skip-bad-images"),
         ("serve", "--help", "--port"),
         ("data", "--help", "--draw-seed"),
@@ -329,9 +343,10 @@ LAYERS = (
     "search seeds",
     "tracking",
     "result_pages",
+    "compare_page",
     "predict serving",
     "look restore sync run vote voters",
-    "sweep",
+    "compare sweep",
     "entrypoints",
 )
 LAYER_OF = {place: number for number, layer in enumerate(LAYERS) for place in layer.split()}

@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner
 from project import Project
 
-from entrypoints import data, ensemble, predict, runs, serve, store, sweep, sync, train
+from entrypoints import compare, data, ensemble, predict, runs, serve, store, sweep, sync, train
 from pose.config import Recipe
 from pose.named_runs import NAMED_RUNS
 
@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = {
     "train": train.main,
     "ensemble": ensemble.main,
+    "compare": compare.main,
     "data": data.main,
     "predict": predict.main,
     "serve": serve.main,

@@ -15,7 +15,8 @@ import pytest
 import torch
 from mlflow.entities.model_registry import ModelVersion
 
-from pose.config import Setup, VoteSetup
+from pose.compare import compare_runs
+from pose.config import CompareSetup, Setup, VoteSetup
 from pose.display import NoDisplay
 from pose.ensembling.fit import FitSpec
 from pose.ensembling.held_out import decide, with_abstention
@@ -435,3 +436,17 @@ def test_members_are_found_by_registry_name_or_by_parent(place):
         place.vote(registry_name="nobody")
     with pytest.raises(InputError, match="parent must be the id of a training run, got 'x'"):
         place.vote(parent="x")
+
+
+# Comparisons
+
+
+def test_a_vote_and_its_run_are_compared(place):
+    place.vote(voting="weighted")
+    display = Said()
+    settings = {"dataset": str(place.data), "out_dir": str(place.out.parent / "comparison")}
+    setup = CompareSetup(runs="tiny_weighted,tiny", **settings)
+    result = compare_runs(setup, Tracker(), display).comparison
+    assert "was fitted on labelled rows; compared is the soft vote" in display.text
+    assert result.f1[0] == result.f1[1] and result.difference == 0
+    assert result.f1[0] == pytest.approx(place.vote().score.ensemble["val_f1"])

@@ -54,25 +54,39 @@ def _interval(values: np.ndarray) -> Interval:
 
 
 def _sampled(labels: np.ndarray, preds: list[np.ndarray], num_classes: int) -> list[np.ndarray]:
-    """Macro-F1 of each of `preds`: of the rows as they are, then of `NUM_SAMPLES` drawings.
+    """Macro-F1 of each of `preds`: of the rows as they are, then of `NUM_SAMPLES` drawings."""
+    weights, cells = row_weights(labels, preds)
+    return [macro_of(class_f1(weights, cells[0], own, num_classes)) for own in cells[1:]]
 
-    Rows of the same label and predictions are alike, so that a drawing is a multinomial one.
+
+def row_weights(labels: np.ndarray, preds: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """How often rows occur, `(1 + NUM_SAMPLES, K)`: as they are, then drawn with replacement.
+
+    Rows of the same label and predictions are alike, so that a drawing is a multinomial one; the
+    K cells that they fall into are `(1 + len(preds), K)`, label and predictions.
     """
     cells, counts = np.unique(np.stack([labels, *preds]), axis=1, return_counts=True)
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(len(labels), counts / len(labels), size=NUM_SAMPLES)
-    weights = np.concatenate([counts[None], drawn])  # (1 + NUM_SAMPLES, cells)
-    return [_macro_f1(weights, cells[0], own, num_classes) for own in cells[1:]]
+    return np.concatenate([counts[None], drawn]), cells
 
 
-def _macro_f1(
+def class_f1(
     weights: np.ndarray, labels: np.ndarray, preds: np.ndarray, num_classes: int
 ) -> np.ndarray:
-    """`metrics.macro_f1` for each row of weights of cells `(B, K)`."""
+    """The F1 of each class `(B, C)` for each row of weights of cells `(B, K)`.
+
+    NaN where a class occurs neither as label nor as prediction.
+    """
     classes = np.arange(num_classes)
     is_label, is_pred = labels[:, None] == classes, preds[:, None] == classes  # (K, C)
     right = weights @ (is_label & is_pred)
     occurrences = weights @ (is_label.astype(int) + is_pred)
-    scores = 2 * right / np.maximum(occurrences, 1)
-    means: np.ndarray = scores.sum(axis=1) / (occurrences > 0).sum(axis=1)
+    scores: np.ndarray = np.where(occurrences > 0, 2 * right / np.maximum(occurrences, 1), np.nan)
+    return scores
+
+
+def macro_of(scores: np.ndarray) -> np.ndarray:
+    """The mean `(B,)` of the F1 of those classes that occur, as `metrics.macro_f1` has it."""
+    means: np.ndarray = np.nansum(scores, axis=1) / np.isfinite(scores).sum(axis=1)
     return means

@@ -14,7 +14,7 @@ from pose.ensembling.bootstrap import Interval, f1_interval
 from pose.ensembling.fit import Combine, FitSpec
 from pose.ensembling.joined import Joined, join
 from pose.ensembling.looks import Looked, Views, ViewTrial, choose_views
-from pose.ensembling.members import Member
+from pose.ensembling.members import Member, RegisteredMember
 from pose.ensembling.selection import Selection, select, too_few
 from pose.errors import InputError
 from pose_models.combination import UNFITTED, Combination
@@ -93,7 +93,7 @@ def decide(
     note = ""
     if spec.is_fitted or look:
         rows = _rows_of(members)
-        groups = groups_of(members)
+        groups = groups_of([member.registered for member in members])
         if isinstance(rows, str):
             reason: str | None = rows
         else:
@@ -139,14 +139,12 @@ def decided(members: Sequence[Member], how: Combination, combine: Combine) -> De
     return Decision(how=how, score=HeldOutScore(num_rows=0, reason=reason))
 
 
-def groups_of(members: Sequence[Member]) -> tuple[int, ...]:
+def groups_of(members: Sequence[RegisteredMember]) -> tuple[int, ...]:
     """The group of each member, counted from 0: the folds of a seed are one."""
     numbers: dict[object, int] = {}
     return tuple(
         numbers.setdefault(
-            (member.registered.parent_run_id, member.registered.seed)
-            if member.registered.fold
-            else member.registered.uri,
+            (member.parent_run_id, member.seed) if member.fold else member.uri,
             len(numbers),
         )
         for member in members
@@ -194,7 +192,7 @@ def _try_views(
         ]
         rows = _rows_of(seeing)
         assert not isinstance(rows, str)
-        common = rows.by_group(groups_of(members)).shared()
+        common = rows.by_group(groups_of([member.registered for member in members])).shared()
         looks[views], labels = common.probs, common.labels
     trial = choose_views(looks, labels, spec.rule, combine)
     return dataclasses.replace(trial, seconds=looked.seconds)

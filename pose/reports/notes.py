@@ -4,6 +4,7 @@ import csv
 import io
 
 from pose.config import typed
+from pose.ensembling.comparison import Comparison
 from pose.ensembling.held_out import Decision
 from pose.ensembling.out_of_fold import OutOfFold
 from pose.metrics import calibration_scores
@@ -217,3 +218,43 @@ def members_csv(vote: Vote) -> str:
             ]
         )
     return text.getvalue()
+
+
+def p_text(p_value: float) -> str:
+    """`= 0.031`, or `< 0.0001`."""
+    return "< 0.0001" if p_value < 0.0001 else f"= {p_value:.2g}"
+
+
+def mcnemar_text(result: Comparison) -> str:
+    """McNemar's test in words."""
+    test, (first, second) = result.mcnemar, result.names
+    how = "exact binomial" if test.is_exact else "chi-squared with continuity correction"
+    return (
+        f"On {result.num_rows} common rows only {first} is right on {test.only_first}, only "
+        f"{second} on {test.only_second} ({how}). The test takes the networks as they are: seeds "
+        "are no part of it."
+    )
+
+
+def describe_comparison(result: Comparison) -> str:
+    """A comparison: its sentence, both scores, McNemar's test, and the classes."""
+    lines = [
+        f"**{result.sentence()}**",
+        "",
+        "The interval is of 95 %, over rows (bootstrap, paired) and seeds (jackknife). Rows are "
+        "validation rows that no member of either trained on.",
+        "",
+        "| | macro F1 | accuracy | seeds | macro F1 of a seed |",
+        "|---|---|---|---|---|",
+    ]
+    for number, name in enumerate(result.names):
+        single = spread(result.single_f1[number])
+        lines.append(
+            f"| {name} | {result.f1[number]:.4f} | {result.accuracy[number]:.4f} "
+            f"| {len(result.single_f1[number])} | {single} |"
+        )
+    lines += [
+        "",
+        f"McNemar's test: p {p_text(result.mcnemar.p_value)}. {mcnemar_text(result)}",
+    ]
+    return "\n".join(lines) + "\n"

@@ -39,6 +39,24 @@ class Fact:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """Lines of texts, the first of them the header."""
+
+    title: str
+    note: str
+    lines: tuple[tuple[str, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one of two ensembles says of an image; as in `Card`."""
+
+    who: str
+    pred: str
+    probs: tuple[tuple[str, float], ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Card:
     """An image in a gallery.
 
@@ -46,6 +64,8 @@ class Card:
         image, heat: data URIs; `heat` is empty where there is no heat map.
         label: the true class, empty where it is unknown.
         probs: names and probabilities of the likeliest classes.
+        who: whose answer that is, where there are two.
+        rival: the other's answer.
     """
 
     image: str
@@ -54,6 +74,14 @@ class Card:
     label: str
     pred: str
     probs: tuple[tuple[str, float], ...]
+    who: str = ""
+    rival: Answer | None = None
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """The answer, or both."""
+        own = Answer(who=self.who, pred=self.pred, probs=self.probs)
+        return (own,) if self.rival is None else (own, self.rival)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +101,7 @@ class Page:
         charts: title, note and `<svg>` of each.
         members: a table, its first row the header.
         held_out: the scored rows; None where there are none.
+        tables: others.
         sheet: a picture of augmented images as a data URI, with its caption; or empty.
         data: what the data folder is and what is wrong with it, as text.
     """
@@ -84,6 +113,7 @@ class Page:
     members: tuple[tuple[str, ...], ...]
     held_out: HeldOut | None
     class_names: tuple[str, ...]
+    tables: tuple[Table, ...] = ()
     galleries: tuple[Gallery, ...] = ()
     sheet: tuple[str, str] = ("", "")
     data: str = ""

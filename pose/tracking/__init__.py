@@ -5,19 +5,23 @@ what they carry is decided here. Everything goes by explicit run ids, so that th
 processes can use it.
 """
 
+from pose.tracking.contestants import FoundSide
 from pose.tracking.flavors import predictor_config
 from pose.tracking.parents import RunRequest
 from pose.tracking.runs import RunRecord
 from pose.tracking.seeds import DataRecord, SeedRecord
 from pose.tracking.spool import waiting_in
+from pose.tracking.tasks import TaskRecord
 from pose.tracking.tracker import Tracker, end_orphan
 from pose.tracking.votes import VoteRecord
 
 __all__ = [
     "DataRecord",
+    "FoundSide",
     "RunRecord",
     "RunRequest",
     "SeedRecord",
+    "TaskRecord",
     "Tracker",
     "VoteRecord",
     "end_orphan",

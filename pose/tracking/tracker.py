@@ -13,7 +13,8 @@ from pose.ensembling.members import RegisteredMember
 from pose.errors import InputError
 from pose.files import locked
 from pose.overview import RunOverview
-from pose.tracking import overview, registry
+from pose.predictions import Predictions
+from pose.tracking import contestants, overview, registry
 from pose.tracking.deliveries import Deliveries, rename_run
 from pose.tracking.parents import RunRequest, close_dead_runs, find_parent, refuse_living
 from pose.tracking.runs import (
@@ -26,6 +27,7 @@ from pose.tracking.runs import (
 )
 from pose.tracking.spool import SPOOL, Spool
 from pose.tracking.store import PARENT_TAG, Store, StoreError, connect, process_tags, shown_uri
+from pose.tracking.tasks import TaskRecord
 from pose.tracking.votes import VoteRecord
 
 
@@ -163,15 +165,23 @@ class Tracker:
 
     def open_vote(self, name: str, tags: Mapping[str, str]) -> "VoteRecord":
         """The run of a vote: the one that `mlflow run` made, or a new one."""
+        return VoteRecord(self._store, self._open_task("ensemble", name, tags))
+
+    def open_comparison(self, name: str, tags: Mapping[str, str]) -> TaskRecord:
+        """The run of a comparison, likewise."""
+        return TaskRecord(self._store, self._open_task("compare", name, tags))
+
+    def _open_task(self, kind: str, name: str, tags: Mapping[str, str]) -> str:
+        """The id of the run that `mlflow run` made, or of a new one."""
         given, experiment_id = self._take_given()
-        tags = {**process_tags(), **tags, "kind": "ensemble"}
+        tags = {**process_tags(), **tags, "kind": kind}
         if given is None:
             tags = {**self._store.context_tags(), **tags}
             run = self._store.client.create_run(experiment_id, run_name=name, tags=tags)
-            return VoteRecord(self._store, run.info.run_id)
+            return str(run.info.run_id)
         rename_run(self._store, given, name)
         self._store.set_tags(given, tags)
-        return VoteRecord(self._store, given)
+        return given
 
     def list_runs(self) -> list[RunOverview]:
         """As `overview.list_runs`."""
@@ -212,6 +222,14 @@ class Tracker:
             registry_name=registry_name,
             may_be_unfinished=may_be_unfinished,
         )
+
+    def find_side(self, text: str, registry_name: str, folder: Path) -> contestants.FoundSide:
+        """As `contestants.find_side`."""
+        return contestants.find_side(self._store, text, registry_name, folder)
+
+    def fetch_val_predictions(self, member: RegisteredMember, folder: Path) -> Predictions:
+        """As `contestants.fetch_val_predictions`."""
+        return contestants.fetch_val_predictions(self._store, member, folder)
 
     def fetch_lock(self, run_id: str, folder: Path) -> Path:
         """As `registry.fetch_lock`."""

@@ -7,10 +7,11 @@ from typing import Any
 from mlflow.entities import LoggedModelInput
 
 from pose.reports import card
-from pose.tracking import packaging, pages, registry
+from pose.tracking import packaging, registry
 from pose.tracking.deliveries import log_data
 from pose.tracking.seeds import DataRecord, data_entity
-from pose.tracking.store import NOTE_TAG, Store, shown_uri
+from pose.tracking.store import shown_uri
+from pose.tracking.tasks import TaskRecord
 from pose_models import SeedEnsemble
 from pose_models.predictor import PredictorConfig
 
@@ -18,25 +19,8 @@ from pose_models.predictor import PredictorConfig
 MAX_DESCRIPTION = 5000
 
 
-class VoteRecord:
+class VoteRecord(TaskRecord):
     """The run of a vote."""
-
-    def __init__(self, store: Store, run_id: str) -> None:
-        self._store = store
-        self.run_id = run_id
-
-    def log(
-        self,
-        metrics: Mapping[str, float],
-        tags: Mapping[str, str],
-        note: str,
-        files: Sequence[Path],
-    ) -> None:
-        """Record scores, members, description, and files as artifacts."""
-        self._store.log_metrics(self.run_id, metrics)
-        self._store.set_tags(self.run_id, {**tags, NOTE_TAG: note})
-        for path in files:
-            self._store.client.log_artifact(self.run_id, str(path))
 
     def log_setup(self, params: Mapping[str, Any], data: DataRecord, uris: Sequence[str]) -> None:
         """Record how is voted, on which images, and the models of the members that vote."""
@@ -95,13 +79,3 @@ class VoteRecord:
         self._store.client.update_model_version(
             name, str(version), description=text[:MAX_DESCRIPTION]
         )
-
-    def artifact(self, name: str) -> str:
-        """Where an artifact lies; a path where the store is on this machine."""
-        return pages.artifact_uri(self._store, self.run_id, name)
-
-    def finish(self, status: str, stop_reason: str = "") -> None:
-        """End the run as `status`."""
-        if stop_reason:
-            self._store.set_tags(self.run_id, {"stop_reason": stop_reason})
-        self._store.client.set_terminated(self.run_id, status)
