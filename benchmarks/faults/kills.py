@@ -80,12 +80,14 @@ class Points:
         folder: what is written elsewhere does not count.
         log: the points, one per line.
         kill_at: number of the point, from 1; 0: none.
+        kill_before: name of the point, or its beginning; the first that has it counts.
     """
 
-    def __init__(self, folder: Path, log: Path, kill_at: int = 0) -> None:
+    def __init__(self, folder: Path, log: Path, kill_at: int = 0, kill_before: str = "") -> None:
         self._home = str(folder)
         self._log = log
         self._kill_at = kill_at
+        self._kill_before = kill_before
         self._count = 0
         self._is_busy = False
 
@@ -104,8 +106,10 @@ class Points:
             return
         self._is_busy = True
         self._count += 1
-        os.write(self._descriptor, f"{RANDOM_NAMES.sub('*', name)}\n".encode())
-        if self._count == self._kill_at:
+        shown = RANDOM_NAMES.sub("*", name)
+        os.write(self._descriptor, f"{shown}\n".encode())
+        is_named = bool(self._kill_before) and shown.startswith(self._kill_before)
+        if self._count == self._kill_at or is_named:
             os.kill(os.getpid(), signal.SIGKILL)
         self._is_busy = False
 

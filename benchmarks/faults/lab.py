@@ -17,6 +17,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -78,6 +79,7 @@ class Attempt(Project):
             "num_epochs": NUM_EPOCHS,
             "image_size": 32,
             "batch_size": 8,
+            **self.lab.options,
             **changes,
         }
         return {name: value for name, value in given.items() if value is not None}
@@ -193,10 +195,12 @@ class Lab:
 
     Args:
         folder: where they happen.
+        options: of its runs, other than the usual ones.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **options: object) -> None:
         self.folder = folder.resolve()
+        self.options = options
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data = self.folder / "data"
         if not self.data.exists():
@@ -235,7 +239,6 @@ def warm_up(store: Path) -> None:
     Args:
         store: an empty one is made there.
     """
-    import torch._dynamo
     from mlflow.utils.requirements_utils import (
         _get_installed_version,
         _init_packages_to_modules_map,

@@ -50,7 +50,10 @@ class Forked:
         self._code: int | None = None
         sys.stdout.flush()
         sys.stderr.flush()
-        self.pid = os.fork()
+        with warnings.catch_warnings():
+            # Python 3.12 and later: of threads, which here wait for work and hold nothing.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid = os.fork()
         if self.pid == 0:
             self._become(command, folder, environment, log, arm)
 
