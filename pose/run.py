@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from pose import result_pages
 from pose.config import Setup
 from pose.data.cache import ImageCache, cache_root_of, open_cache
 from pose.data.exclusion import ids_csv
@@ -29,7 +28,6 @@ from pose.member_key import MemberKey
 from pose.named_runs import ResolvedRun
 from pose.plan import Plan
 from pose.predictions import Predictions, read_predictions, write_predictions
-from pose.reports import plots
 from pose.reports.notes import describe_seeds
 from pose.restore import restore_results
 from pose.results import RunResult, SeedResult, spread
@@ -321,6 +319,9 @@ def _log_summary(
     num_suspects: int | None,
 ) -> None:
     """The members together: mean, spread, table, bands, and the scores over all folds."""
+    # Imported here: matplotlib takes a second, and the first epoch comes long before.
+    from pose.reports import plots
+
     val_f1 = spread([result.val_f1 for result in finished])
     best = max(finished, key=lambda result: result.val_f1)
     path = plan.folder / "seeds.png"
@@ -366,6 +367,8 @@ def _log_page(
     finished: list[SeedResult],
     display: Display,
 ) -> None:
+    from pose import result_pages  # imported here as plots are: the page has drawings
+
     path = plan.folder / result_pages.NAME
     title = f"{plan.run.name}: {plan.run.title()}"
     if result_pages.write_page(

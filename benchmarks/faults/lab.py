@@ -244,6 +244,7 @@ def warm_up(store: Path) -> None:
         _init_packages_to_modules_map,
     )
 
+    import pose.result_pages
     import pose.run
     import pose.vote  # noqa: F401
 

@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
 
 from pose import metrics
 from pose.data.loaded import LoadedData
@@ -14,11 +14,13 @@ from pose.display import Display
 from pose.errors import DivergedError, one_line
 from pose.model_card import ModelCard, write_card
 from pose.predictions import Predictions, write_predictions
-from pose.reports import plots
 from pose.seeds import folder as seed_folder
 from pose.seeds.job import SeedJob
 from pose.training.predict import predict_logits, probs_of
 from pose.training.state import TrainState
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_results(
@@ -36,6 +38,9 @@ def write_results(
     Raises:
         DivergedError: the best weights give logits that are not finite.
     """
+    # Imported here: matplotlib takes a second, and the first epoch comes long before.
+    from pose.reports import plots
+
     val_predictions = predict_validation(state, data, loaded, precision)
     seed_folder.write_weights(job.output / seed_folder.WEIGHTS, state.best_weights)
     write_card(job.output / seed_folder.CONFIG, model_card(job, state, loaded))
@@ -104,7 +109,9 @@ def model_card(job: SeedJob, state: TrainState, loaded: LoadedData) -> ModelCard
     )
 
 
-def _draw(path: Path, draw: Callable[[], Figure], display: Display) -> None:
+def _draw(path: Path, draw: Callable[[], "Figure"], display: Display) -> None:
+    from pose.reports import plots
+
     try:
         plots.write_figure(draw, path)
     # Whatever matplotlib cannot do with these names and numbers, the weights are worth more.
