@@ -299,6 +299,9 @@ def _log_suspects(
     Returns:
         How many there are; None where no member's predictions are here.
     """
+    # Imported here as in `_log_summary`: the page has drawings.
+    from pose import result_pages
+
     predictions = result_pages.val_predictions(finished, plan.folder)
     held_out = hold_out(predictions, result_pages.mean_probs, has_all=True)
     if held_out is None:
@@ -367,7 +370,8 @@ def _log_page(
     finished: list[SeedResult],
     display: Display,
 ) -> None:
-    from pose import result_pages  # imported here as plots are: the page has drawings
+    # Imported here as in `_log_summary`: the page has drawings.
+    from pose import result_pages
 
     path = plan.folder / result_pages.NAME
     title = f"{plan.run.name}: {plan.run.title()}"
