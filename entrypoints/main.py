@@ -13,6 +13,7 @@ pose trains seed ensembles of image classifiers. Entry points of this project:
   mlflow run . -e runs                           what there is, and what to type next
   mlflow run . -e predict -P model=models:/pose-ensemble/1 -P images=photos    predict files
   mlflow run . -e serve -P model=models:/pose-ensemble/1      a page to drop images on
+  mlflow run . -e import -P archive=old -P dataset=my_data     folders of the original's layout
   mlflow run . -e sync                           send what waits for the tracking server
   mlflow ui                                      compare the seeds
 

@@ -354,6 +354,44 @@ class Setup(ComputeSetup):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ImportSetup:
+    """Which archive is imported, and what is known of it.
+
+    Raises:
+        InputError: no archive, or a value outside its range.
+    """
+
+    archive: str | None = setting(
+        None, "folder with seed_<n>/pose_cnn.pth and training_history.csv, as the original left it"
+    )
+    run_name: str | None = setting(None, "name of the run; default: that of the folder")
+    model: str | None = setting(
+        None, "its architecture; default: simple_cnn or simple_cnn_v2, whichever fits"
+    )
+    classes: str | None = setting(
+        None, "labels joined by commas, in the order of the outputs; default: those of dataset"
+    )
+    dataset: str | None = setting(
+        None, "data folder that it was trained on; default: ./dataset, if there is one"
+    )
+    image_size: int = setting(128, "height and width that the model sees, in pixels")
+    output_root: str = setting("outputs", "folder for the members' folders <run_name>/seed_<seed>")
+    registry_name: str = setting("pose", "registered model that members are versions of")
+
+    def __post_init__(self) -> None:
+        _check("archive", self.archive, bool(self.archive), "a folder with seed_<n> folders in it")
+        _check("image_size", self.image_size, 16 <= self.image_size <= 2048, "in [16, 2048]")
+        check_registry_name(self.registry_name)
+        labels = self.labels()
+        is_valid = self.classes is None or len(set(labels)) == len(labels) >= 2 and "" not in labels
+        _check("classes", self.classes, is_valid, "two labels or more, each once")
+
+    def labels(self) -> tuple[str, ...]:
+        """The labels in `classes`; none where it is not given."""
+        return tuple(part.strip() for part in self.classes.split(",")) if self.classes else ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepSetup:
     """What a sweep tries, and how long.
 

@@ -88,6 +88,8 @@ def read_predictions(path: Path, name: str = "") -> Predictions:
         indices = {label: index for index, label in enumerate(class_labels)}
         labels = np.array([indices[row[1]] for row in rows]) if header[1] == "label" else None
         probs = np.array([row[first:] for row in rows], dtype=np.float32)
+        # Of members whose validation images are unknown there is not one row.
+        probs = probs if rows else np.zeros((0, len(class_labels)), dtype=np.float32)
         if probs.shape != (len(rows), len(class_labels)) or not np.isfinite(probs).all():
             raise ValueError("rows that are not a probability for each class")
     except (OSError, ValueError, KeyError, IndexError, csv.Error) as error:

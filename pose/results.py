@@ -14,7 +14,7 @@ from pose.history import Row
 from pose.member_key import MemberKey
 
 # Why a seed may have ended for good; with any other reason it can be continued.
-FINISHED_REASONS = ("epochs", "budget", "patience")
+FINISHED_REASONS = ("epochs", "budget", "patience", "imported")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -53,13 +53,13 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
             is at work already.
     """
     keep_freed_memory()
-    with _only_run_in(plan.folder):
+    with only_run_in(plan.folder):
         loaded = load_planned_data(plan, display)
         record = tracker.open_run(_request(plan, loaded))
         with ending(record.finish):
             if record.unlike:
                 display.say(f"beginning anew: the unfinished run {record.unlike}")
-            moved = _claim_folder(plan.folder, record.run_id, record.is_continued)
+            moved = claim_folder(plan.folder, record.run_id, record.is_continued)
             if moved:
                 display.say(f"the earlier results of {plan.run.name} are kept in {moved}")
             if record.is_continued:
@@ -384,7 +384,7 @@ def _log_page(
 
 
 @contextmanager
-def _only_run_in(folder: Path) -> Iterator[None]:
+def only_run_in(folder: Path) -> Iterator[None]:
     """Keep other processes from training into the same folder."""
     with ExitStack() as lock:
         try:
@@ -402,7 +402,7 @@ def _only_run_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _claim_folder(folder: Path, run_id: str, is_continued: bool) -> Path | None:
+def claim_folder(folder: Path, run_id: str, is_continued: bool) -> Path | None:
     """Make `folder` that of the run; results of another one are moved aside.
 
     Returns:

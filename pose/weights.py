@@ -101,6 +101,28 @@ def read_weights(recipe: Recipe, cache_root: Path) -> tuple[dict[str, Tensor], s
         raise InputError(
             f"weights must have the SHA-256 {recipe.weights_sha256}, found {digest} in {path}"
         )
+    return _tensors_of(path, data), digest
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors by name in a file, in the order in which they stand there.
+
+    Raises:
+        InputError: there is no such file, or it is not what torch saves a state dict as.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} must be a file of weights ({reason_of(error)})") from error
+    return _tensors_of(path, data)
+
+
+def _tensors_of(path: Path, data: bytes) -> dict[str, Tensor]:
+    """The tensors by name in a file's bytes.
+
+    Raises:
+        InputError: there are none.
+    """
     try:
         values = _load(path, data)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
@@ -113,7 +135,7 @@ def read_weights(recipe: Recipe, cache_root: Path) -> tuple[dict[str, Tensor], s
         raise InputError(
             f"weights must be a safetensors file or a state dict, found no named tensors in {path}"
         )
-    return found, digest
+    return found
 
 
 def _load(path: Path, data: bytes) -> object:

@@ -19,6 +19,7 @@ from pose.config import (
     CompareSetup,
     DataSetup,
     DemoSetup,
+    ImportSetup,
     PredictSetup,
     Recipe,
     ScoreSetup,
@@ -40,6 +41,7 @@ COMMANDS = (
     "serve",
     "data",
     "sweep",
+    "import",
     "runs",
     "store",
     "sync",
@@ -108,6 +110,7 @@ SETTINGS = {
     "serve": (ServeSetup,),
     "data": (DataSetup, DemoSetup, ScoreSetup),
     "sweep": (SweepSetup, Recipe, Setup),
+    "import": (ImportSetup,),
     "store": (),
     "sync": (),
 }
@@ -335,7 +338,7 @@ LAYERS = (
     "pose_models demo",
     "config device named_runs display weights",
     "data",
-    "model_card predictions plan scoring training",
+    "archive model_card predictions plan scoring training",
     "ensembling",
     "results",
     "overview",
@@ -346,7 +349,7 @@ LAYERS = (
     "compare_page",
     "predict serving",
     "look restore sync run vote voters",
-    "compare sweep",
+    "compare importing sweep",
     "entrypoints",
 )
 LAYER_OF = {place: number for number, layer in enumerate(LAYERS) for place in layer.split()}

@@ -4,6 +4,7 @@ The documents beside it are held to the code: their commands name things that ex
 lead somewhere, their tables and trees are those of the repository.
 """
 
+import importlib
 import re
 import shlex
 import site
@@ -32,6 +33,8 @@ COMMANDS = {
     "sync": sync.main,
     "runs": runs.main,
     "sweep": sweep.main,
+    # The name of its module is a word of Python's.
+    "import": importlib.import_module("entrypoints.import").main,
 }
 README, RUSSIAN = ROOT / "README.md", ROOT / "README.ru.md"
 DOCUMENTS = [README, RUSSIAN, *sorted((ROOT / "docs").glob("*.md"))]

@@ -149,7 +149,7 @@ class Deliveries:
         missing = {k: v for k, v in values["params"].items() if k not in child.data.params}
         if missing:
             self._store.log_params(run_id, missing)
-        for run in (child, client.get_run(parent_id)):
+        for run in (child, client.get_run(parent_id)) if values["data"] else ():
             log_data(self._store, run, values["data"], "training and validation")
         self._run_ids[values["member"]] = run_id
         return {"run_id": run_id}

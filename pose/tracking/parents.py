@@ -36,6 +36,7 @@ class RunRequest:
         tags: of the parent, besides those that say what it is.
         folder: the run's, where its spool is.
         kind: its tag `kind`: `train`, or `sweep` for a run of runs.
+        is_unique: refuse it where a finished run is the same.
     """
 
     name: str
@@ -48,6 +49,7 @@ class RunRequest:
     tags: Mapping[str, str]
     folder: Path
     kind: str = "train"
+    is_unique: bool = False
 
     def identity(self) -> dict[str, str]:
         """As tags of the parent run."""
@@ -62,7 +64,8 @@ def find_parent(store: Store, experiment_id: str, request: RunRequest) -> Run | 
     """The run that `request` goes on with, or None for a new one.
 
     Raises:
-        InputError: seeds are to be added, and there is no finished run to add them to.
+        InputError: seeds are to be added, and there is no finished run to add them to, or a
+            finished run is the same and must not be made again.
     """
     wanted = " and ".join(f"tags.{key} = '{value}'" for key, value in request.identity().items())
     found = store.client.search_runs(
@@ -74,6 +77,11 @@ def find_parent(store: Store, experiment_id: str, request: RunRequest) -> Run | 
         return _find_grown(found, request)
     if request.fresh:
         return None
+    if request.is_unique and (complete := next(filter(registry.is_complete, found), None)):
+        raise InputError(
+            f"archive must not be imported twice, it is the run {request.name}, "
+            f"{complete.info.run_id}: vote with it, or give another --run-name"
+        )
     same_seeds = [run for run in found if seeds_of(run) == request.seeds]
     newest = same_seeds[0] if same_seeds else None
     if newest is None or request.kind == "sweep":

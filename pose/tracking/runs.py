@@ -154,11 +154,18 @@ class RunRecord:
         )
 
     def open_seed(
-        self, job: SeedJob, tags: Mapping[str, str], params: Mapping[str, Any], data: DataRecord
+        self,
+        job: SeedJob,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        data: DataRecord | None,
     ) -> SeedRecord:
         """The record of a job: its unfinished child run opened again, or a new one.
 
         What a killed command had no time to record is recorded now.
+
+        Args:
+            data: what it is trained on; None where that is unknown.
         """
         own = {"kind": "seed", **job.key.tags(), "parent_run_id": self.run_id}
         self._add(
@@ -173,7 +180,7 @@ class RunRecord:
                 PARENT_TAG: self.run_id,
             },
             params={name: typed(value) for name, value in params.items()},
-            data=data_entity(data),
+            data=None if data is None else data_entity(data),
         )
         assert self._courier is not None
         record = SeedRecord(

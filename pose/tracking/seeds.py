@@ -221,7 +221,8 @@ def _result(
         best_epoch=best_epoch,
         val_f1=val_f1,
         num_epochs=len(history),
-        seconds=sum(row["epoch_seconds"] for row in history),
+        # Imported histories may lack the time.
+        seconds=sum(row.get("epoch_seconds", 0.0) for row in history),
         session_seconds=0.0,
         history=history,
     )
