@@ -25,7 +25,7 @@ from pose.named_runs import ResolvedRun
 from pose.training.augment import PRESETS
 from pose.training.model import build_for_training
 from pose.weights import Transfer, match, read_weights
-from pose_models import MODELS, ImageClassifier, check_model_name, own_image_size
+from pose_models import MODELS, ImageClassifier, ModelError, check_model_name, own_image_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,6 +187,7 @@ def make_plan(run: ResolvedRun, setup: Setup) -> Plan:
     if run.recipe.exclude is not None:
         run = dataclasses.replace(run, recipe=_with_exclusion(run.recipe, folder))
     if run.recipe.weights is not None:
+        _check_outside("weights", Path(run.recipe.weights), folder)
         _, digest = read_weights(run.recipe, cache_root_of(setup.cache_root))
         run = dataclasses.replace(
             run, recipe=dataclasses.replace(run.recipe, weights_sha256=digest)
@@ -213,11 +214,7 @@ def _with_exclusion(recipe: Recipe, folder: Path) -> Recipe:
         InputError: that cannot be read, would not stay where it is, or is not what was meant.
     """
     path = Path(recipe.exclude or "").expanduser()
-    if folder.absolute() in path.absolute().parents:
-        raise InputError(
-            f"exclude must not lie in {folder}, which is moved aside when a new run takes its "
-            f"place: copy {path.name} out of it, or give another --run-name"
-        )
+    _check_outside("exclude", path, folder)
     digest = digest_of_ids(read_excluded(path))
     if recipe.exclude_sha256 not in (None, digest):
         raise InputError(
@@ -225,6 +222,14 @@ def _with_exclusion(recipe: Recipe, folder: Path) -> Recipe:
             f"got {recipe.exclude_sha256}"
         )
     return dataclasses.replace(recipe, exclude_sha256=digest)
+
+
+def _check_outside(name: str, path: Path, folder: Path) -> None:
+    if folder.absolute() in path.absolute().parents:
+        raise InputError(
+            f"{name} must not lie in {folder}, which is moved aside when a new run takes its "
+            f"place: copy {path.name} out of it, or give another --run-name"
+        )
 
 
 def check_located_data(plan: Plan) -> str:
@@ -265,6 +270,8 @@ def _check_model(recipe: Recipe, labels: tuple[str, ...]) -> int:
     except NotImplementedError:
         # A few of torchvision's models cannot be built without memory (RegNet).
         return 0
+    except ModelError as error:
+        raise InputError(one_line(error, 500)) from error
     # torchvision's models refuse a size by any of these, asserts included.
     except (ValueError, RuntimeError, AssertionError) as error:
         raise InputError(

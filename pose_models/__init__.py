@@ -8,6 +8,7 @@ from pose_models.classifier import ImageClassifier
 from pose_models.combination import Combination
 from pose_models.combine import combine
 from pose_models.ensemble import SeedEnsemble
+from pose_models.errors import ModelError
 from pose_models.framing import Framing
 from pose_models.inference import for_inference
 from pose_models.sources import (
@@ -28,6 +29,7 @@ __all__ = [
     "Combination",
     "Framing",
     "ImageClassifier",
+    "ModelError",
     "SeedEnsemble",
     "TrainMode",
     "build_model",

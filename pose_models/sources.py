@@ -10,6 +10,7 @@ from torch import nn
 
 from pose_models import timm_source
 from pose_models.classifier import ImageClassifier
+from pose_models.errors import ModelError
 from pose_models.framing import Framing, as_framing
 from pose_models.pose_net import PoseNet
 from pose_models.preprocess import Preprocess
@@ -59,7 +60,7 @@ def check_model_name(name: str) -> None:
     """Refuse an unknown name.
 
     Raises:
-        ValueError: no model has this name; the message lists the known ones.
+        ModelError: no model has this name; the message lists the known ones.
     """
     if name in MODELS:
         return
@@ -72,9 +73,9 @@ def check_model_name(name: str) -> None:
         if name.removeprefix(TORCHVISION_PREFIX) in _torchvision_classifiers(torchvision_models):
             return
         names = ", ".join(_torchvision_classifiers(torchvision_models))
-        raise ValueError(f"model must be one of torchvision's classifiers ({names}), got {name!r}")
+        raise ModelError(f"model must be one of torchvision's classifiers ({names}), got {name!r}")
     names = ", ".join(sorted(MODELS))
-    raise ValueError(
+    raise ModelError(
         f"model must be one of {names}, torchvision/<name> or timm/<name>, got {name!r}"
     )
 
@@ -124,7 +125,7 @@ def build_model(
         mode: what it does in training.
 
     Raises:
-        ValueError: no model has this name, it has no pretrained weights, or cannot train so.
+        ModelError: no model has this name, it has no pretrained weights, or cannot train so.
     """
     check_model_name(name)
     framing = as_framing(framing)
@@ -153,8 +154,9 @@ def build_model(
 
 def _build_own(name: str, num_channels: int, num_classes: int, pretrained: bool) -> nn.Module:
     if pretrained:
-        raise ValueError(
-            f"pretrained weights exist for torchvision/ and timm/ models only, not for {name}"
+        raise ModelError(
+            f"pretrained weights exist for torchvision/ and timm/ models only, not for {name}: "
+            "name one of those as model, or give weights"
         )
     return MODELS[name].network(num_channels, num_classes)
 
@@ -182,7 +184,7 @@ def _build_torchvision(name: str, num_classes: int, image_size: int, pretrained:
     try:
         network = torchvision_models.get_model(name, weights="DEFAULT", **extra)
     except OSError as error:
-        raise ValueError(
+        raise ModelError(
             f"pretrained weights of {name} must be in torch's cache or be downloadable, "
             f"found neither ({' '.join(str(error).split())[:120]}): leave pretrained out"
         ) from error

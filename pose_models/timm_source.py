@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from torch import nn
 
+from pose_models.errors import ModelError
 from pose_models.train_mode import TrainMode, has_no
 
 PREFIX = "timm/"
@@ -16,14 +17,14 @@ def check_name(name: str) -> None:
     """Refuse a name that timm does not know; `name` without the prefix.
 
     Raises:
-        ValueError: timm has no such model, or is not installed.
+        ModelError: timm has no such model, or is not installed.
     """
     timm = _timm()
     if timm.is_model(name):
         return
     similar = timm.list_models(f"*{name.partition('.')[0].partition('_')[0]}*")
     some = ", ".join(similar[:8]) or "convnext_atto, resnet18, vit_tiny_patch16_224"
-    raise ValueError(
+    raise ModelError(
         f"model must be one of timm's, such as {some} (all: --list-models timm), "
         f"got {PREFIX + name!r}"
     )
@@ -33,7 +34,7 @@ def names() -> list[str]:
     """All names with the prefix; none where timm is not installed."""
     try:
         return [PREFIX + name for name in _timm().list_models()]
-    except ValueError:
+    except ModelError:
         return []
 
 
@@ -64,7 +65,7 @@ def build(
     """The network behind `name`, `(N, num_channels, size, size)` to `(N, num_classes)`.
 
     Raises:
-        ValueError: the model does not take images of this size or does not train in this mode, or
+        ModelError: the model does not take images of this size or does not train in this mode, or
             its weights are not to be had.
     """
     timm = _timm()
@@ -88,7 +89,7 @@ def build(
         for option, setting in (("drop_rate", "dropout"), ("drop_path_rate", "drop_path")):
             if f"'{option}'" in str(error):
                 raise has_no(setting, PREFIX + name) from error
-        raise ValueError(
+        raise ModelError(
             f"{PREFIX}{name} takes images of {config.input_size[-1]} px alone, got {size}"
         ) from error
     _set_train_mode(name, network, mode)
@@ -114,7 +115,7 @@ def _timm() -> Any:
         # Imported here: it takes seconds, which other models need not pay.
         import timm
     except ImportError:
-        raise ValueError(
+        raise ModelError(
             "models of timm need it installed: pip install -r requirements-timm.txt"
         ) from None
     return timm
@@ -123,7 +124,7 @@ def _timm() -> Any:
 def _check_weights(name: str, config: Any) -> None:
     """Say in seconds, not after minutes of retries, that weights are not to be had."""
     if not config.has_weights:
-        raise ValueError(f"{PREFIX}{name} has no pretrained weights: leave pretrained out")
+        raise ModelError(f"{PREFIX}{name} has no pretrained weights: leave pretrained out")
     from huggingface_hub import constants, try_to_load_from_cache
 
     files = ("model.safetensors", "pytorch_model.bin")
@@ -139,11 +140,11 @@ def _check_weights(name: str, config: Any) -> None:
         raise _no_weights(name, config, error) from error
 
 
-def _no_weights(name: str, config: Any, error: OSError) -> ValueError:
+def _no_weights(name: str, config: Any, error: OSError) -> ModelError:
     from huggingface_hub import constants
 
     reason = " ".join(str(error).split())[:120]
-    return ValueError(
+    return ModelError(
         f"pretrained weights of {PREFIX}{name} must be in {constants.HF_HUB_CACHE} or be "
         f"downloadable from {constants.ENDPOINT}/{config.hf_hub_id}, found neither ({reason}): "
         "download them elsewhere and give the file as weights, or leave pretrained out"

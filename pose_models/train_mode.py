@@ -4,6 +4,8 @@ import dataclasses
 
 from torch import nn
 
+from pose_models.errors import ModelError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainMode:
@@ -29,10 +31,10 @@ def set_train_mode(name: str, network: nn.Module, mode: TrainMode) -> None:
     """Have a network of torchvision or our own train in `mode`.
 
     Raises:
-        ValueError: it cannot; the message says which setting to leave out.
+        ModelError: it cannot; the message says which setting to leave out.
     """
     if mode.checkpointing:
-        raise ValueError(f"checkpointing must go with a model of timm, got {name}: leave it out")
+        raise ModelError(f"checkpointing must go with a model of timm, got {name}: leave it out")
     if mode.dropout is not None:
         dropouts = [module for module in network.modules() if isinstance(module, nn.Dropout)]
         if not dropouts:
@@ -43,9 +45,9 @@ def set_train_mode(name: str, network: nn.Module, mode: TrainMode) -> None:
         _set_drop_path(name, network, mode.drop_path)
 
 
-def has_no(setting: str, name: str) -> ValueError:
+def has_no(setting: str, name: str) -> ModelError:
     """The error that a model does not take a setting."""
-    return ValueError(f"{setting} must go with a model that has it, got {name}: leave it out")
+    return ModelError(f"{setting} must go with a model that has it, got {name}: leave it out")
 
 
 def _set_drop_path(name: str, network: nn.Module, drop_path: float) -> None:

@@ -377,6 +377,19 @@ def test_weights_stand_in_for_pretrained_ones():
         resolve_run("finetune", None, {"weights": "w.pth", "pretrained": True})
 
 
+def test_a_model_without_pretrained_weights_says_what_to_give():
+    recipe = resolve_run("finetune", None, {"image_size": 32}).recipe
+    with pytest.raises(InputError, match="not for pose_net: name one of .*, or give weights$"):
+        _check_model(recipe, ("a", "b"))
+
+
+def test_weights_in_the_folder_that_makes_room_are_refused(tmp_path):
+    path = tmp_path / "finetune" / "seed_0" / "pose_cnn.pth"
+    run = resolve_run("finetune", None, {"weights": str(path)})
+    with pytest.raises(InputError, match="weights must not lie in .*finetune, which is moved"):
+        make_plan(run, Setup(output_root=str(tmp_path)))
+
+
 def test_finetune_continues_a_member_of_another_run(tmp_path, stripes):
     first = job_in(tmp_path / "first", stripes, model="pose_net", num_epochs=1)
     train_seed(first, load_job_data(first, NoDisplay()), Listener(), NoDisplay(), never)

@@ -9,7 +9,7 @@ def build_for_training(recipe: Recipe, labels: tuple[str, ...]) -> ImageClassifi
     """A new model for these classes, with random or pretrained weights, as it trains.
 
     Raises:
-        ValueError: there is no such model, or it does not take the recipe's settings.
+        ModelError: there is no such model, or it does not take the recipe's settings.
     """
     return build_model(
         recipe.model,
