@@ -88,6 +88,34 @@ class Columns:
     ask_below: float | None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Poll:
+    """A vote that was held, before anything of it is written or recorded.
+
+    Attributes:
+        name: of the runs that vote, joined by `+`.
+        voters: the models as they look at an image.
+        combined: the ensemble's predictions.
+        text: predictions.csv.
+        lock: all that repeats the vote.
+        folder, tests: the data, and its test images by id.
+        allowed: what was not as promised, and let pass.
+    """
+
+    name: str
+    members: Sequence[Member]
+    models: Sequence[ImageClassifier]
+    voters: Sequence[ImageClassifier | AugmentedClassifier]
+    decision: Decision
+    ballot: Ballot
+    combined: Predictions
+    text: str
+    lock: Lock
+    folder: Path
+    tests: dict[str, Path]
+    allowed: Sequence[str]
+
+
 def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
     """Predict the test images with the members of runs and write `out_path` (`id,label`).
 
@@ -97,90 +125,120 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
         InputError: no members, members that cannot vote together, or no readable test images.
     """
     out_path = Path(setup.out_path)
-    written_to = file_to_write(out_path, "out_path")
-    lock_to = file_to_write(_lock_path(out_path), "out_path's lock")
+    # Found out before the members are asked.
+    targets = (
+        file_to_write(out_path, "out_path"),
+        file_to_write(_lock_path(out_path), "out_path's lock"),
+    )
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as staging:
         lock = fetch_lock(setup, tracker, Path(staging))
-        found = find_voters(setup, lock, tracker, display)
-        folder = find_dataset(dataclasses.replace(setup, dataset=found.dataset), display)
-        refuse_input(out_path, folder, "out_path")
-        tests = read_test_images(folder, display.say)
-        submission = read_submission(folder, tuple(tests))
-        models, members, allowed = bring_voters(found, setup, tracker, display, Path(staging))
-        look = functools.partial(look_again, models, members, folder, setup, display)
-        decision = _decide(members, setup, lock, look)
-        voters = with_views(models, members, decision.how.tta)
-        ballot = _predict(members, voters, tests, setup, display)
-        combined = Predictions(
-            ids=ballot.ids,
-            probs=combine_probs(ballot.probs, decision.how),
-            class_labels=members[0].card.labels,
+        poll = _hold(setup, lock, tracker, display, Path(staging))
+        record = tracker.open_vote(
+            f"{poll.name}_{poll.decision.how.rule}"[:250],
+            {"run": poll.name, "voting": poll.decision.how.rule},
         )
-        columns = _columns(setup, decision, lock)
-        text = _predictions_text(submission, combined, ballot.probs, decision.how, columns)
-        own_lock = dataclasses.replace(
-            _lock_of(members, decision.how, ballot, text), **dataclasses.asdict(columns)
-        )
-        name = "+".join(dict.fromkeys(member.registered.run for member in members))
-        tags = {"run": name, "voting": decision.how.rule}
-        record = tracker.open_vote(f"{name}_{decision.how.rule}"[:250], tags)
         with ending(record.finish):
-            result = Vote(
-                run_id=record.run_id,
-                name=name,
-                out_path=out_path,
-                artifact=record.artifact("predictions.csv"),
-                members=tuple(members),
-                agreement=tuple(diversity.agreement(ballot.probs, combined.probs).tolist()),
-                unanimity=diversity.unanimity(ballot.probs),
-                disagreement=diversity.disagreement(ballot.probs),
-                num_images=len(ballot.ids),
-                predict_seconds=ballot.seconds,
-                decision=decision,
-            )
-            record.log_setup(
-                {**tags, "recipes": "; ".join(dict.fromkeys(m.registered.recipe for m in members))},
-                DataRecord(ids=ballot.ids, labels=None, folder=folder, digest=ballot.digest),
-                [member.registered.uri for member in members],
-            )
-            files = _write_files(result, combined, text, own_lock, Path(staging) / "files")
-            files |= _draw(decision, Path(staging) / "files", name)
-            path = Path(staging) / "files" / result_pages.NAME
-            if result_pages.write_page(
-                path,
-                lambda: result_pages.vote_page(
-                    result,
-                    combined,
-                    ballot.probs,
-                    combine_probs,
-                    models[0],
-                    (folder, tests),
-                ),
-                display,
-            ):
-                files[result_pages.NAME] = path
+            _log_setup(record, poll)
+            result = _result(poll, record, out_path)
+            files = _write_files(poll, result, Path(staging) / "files", display)
             # Beside what a link points at, not in place of the link.
-            write_text(written_to, text)
-            write_text(lock_to, lock_text(own_lock))
-            _record(record, result, files, allowed)
-            ensemble = SeedEnsemble(voters, decision.how).eval()
-            tags["num_members"] = str(len(members))
-            tags["dataset_digest"] = members[0].card.dataset_digest
-            if "val_f1" in result.score.ensemble:
-                tags["val_f1"] = f"{result.score.ensemble['val_f1']:.6f}"
-                tags["val_rows"] = str(result.score.num_rows)
-            config = predictor_config(
-                [member.card for member in members], setup.precision, columns.ask_below
-            )
-            kept = [files["members.csv"], files[LOCK_FILE]]
-            version = record.log_model(ensemble, config, kept, tags, setup.registry_name)
-            write_card = functools.partial(result_pages.vote_card, result, combine_probs)
-            record.log_card(setup.registry_name, version, write_card)
+            for target, text in zip(targets, (poll.text, lock_text(poll.lock)), strict=True):
+                write_text(target, text)
+            _record(record, result, files, poll.allowed)
+            _register(record, poll, result, files, setup)
         record.finish("FINISHED")
     if lock:
-        _show_repetition(lock, own_lock, display)
+        _show_repetition(lock, poll.lock, display)
     return result
+
+
+def _hold(
+    setup: VoteSetup, lock: Lock | None, tracker: Tracker, display: Display, staging: Path
+) -> _Poll:
+    """Find the members, decide how they are combined, and predict the test images."""
+    found = find_voters(setup, lock, tracker, display)
+    folder = find_dataset(dataclasses.replace(setup, dataset=found.dataset), display)
+    refuse_input(Path(setup.out_path), folder, "out_path")
+    tests = read_test_images(folder, display.say)
+    submission = read_submission(folder, tuple(tests))
+    models, members, allowed = bring_voters(found, setup, tracker, display, staging)
+    look = functools.partial(look_again, models, members, folder, setup, display)
+    decision = _decide(members, setup, lock, look)
+    voters = with_views(models, members, decision.how.tta)
+    ballot = _predict(members, voters, tests, setup, display)
+    combined = Predictions(
+        ids=ballot.ids,
+        probs=combine_probs(ballot.probs, decision.how),
+        class_labels=members[0].card.labels,
+    )
+    columns = _columns(setup, decision, lock)
+    text = _predictions_text(submission, combined, ballot.probs, decision.how, columns)
+    own_lock = _lock_of(members, decision.how, ballot, text)
+    return _Poll(
+        name="+".join(dict.fromkeys(member.registered.run for member in members)),
+        members=members,
+        models=models,
+        voters=voters,
+        decision=decision,
+        ballot=ballot,
+        combined=combined,
+        text=text,
+        lock=dataclasses.replace(own_lock, **dataclasses.asdict(columns)),
+        folder=folder,
+        tests=tests,
+        allowed=allowed,
+    )
+
+
+def _result(poll: _Poll, record: VoteRecord, out_path: Path) -> Vote:
+    probs = poll.ballot.probs
+    return Vote(
+        run_id=record.run_id,
+        name=poll.name,
+        out_path=out_path,
+        artifact=record.artifact("predictions.csv"),
+        members=tuple(poll.members),
+        agreement=tuple(diversity.agreement(probs, poll.combined.probs).tolist()),
+        unanimity=diversity.unanimity(probs),
+        disagreement=diversity.disagreement(probs),
+        num_images=len(poll.ballot.ids),
+        predict_seconds=poll.ballot.seconds,
+        decision=poll.decision,
+    )
+
+
+def _log_setup(record: VoteRecord, poll: _Poll) -> None:
+    ballot = poll.ballot
+    recipes = dict.fromkeys(member.registered.recipe for member in poll.members)
+    record.log_setup(
+        {"run": poll.name, "voting": poll.decision.how.rule, "recipes": "; ".join(recipes)},
+        DataRecord(ids=ballot.ids, labels=None, folder=poll.folder, digest=ballot.digest),
+        [member.registered.uri for member in poll.members],
+    )
+
+
+def _register(
+    record: VoteRecord, poll: _Poll, result: Vote, files: dict[str, Path], setup: VoteSetup
+) -> None:
+    """Register the ensemble as it voted, with its score and its card."""
+    tags = {
+        "run": poll.name,
+        "voting": result.voting,
+        "num_members": str(len(poll.members)),
+        "dataset_digest": poll.members[0].card.dataset_digest,
+    }
+    if "val_f1" in result.score.ensemble:
+        tags["val_f1"] = f"{result.score.ensemble['val_f1']:.6f}"
+        tags["val_rows"] = str(result.score.num_rows)
+    config = predictor_config(
+        [member.card for member in poll.members], setup.precision, poll.lock.ask_below
+    )
+    ensemble = SeedEnsemble(poll.voters, poll.decision.how).eval()
+    kept = [files["members.csv"], files[LOCK_FILE]]
+    version = record.log_model(ensemble, config, kept, tags, setup.registry_name)
+    write_card = functools.partial(result_pages.vote_card, result, combine_probs)
+    record.log_card(setup.registry_name, version, write_card)
 
 
 def _decide(
@@ -384,18 +442,29 @@ def _decode(
     return images, rows, digest_of_images(dict(zip(tests, cache.digests, strict=True)))
 
 
-def _write_files(
-    result: Vote, combined: Predictions, text: str, lock: Lock, folder: Path
-) -> dict[str, Path]:
-    """Write the files of the record, by name; `text` is that of predictions.csv."""
-    files = {
-        name: folder / name
-        for name in ("predictions.csv", "members.csv", "ensemble_probs.csv", LOCK_FILE)
+def _write_files(poll: _Poll, result: Vote, folder: Path, display: Display) -> dict[str, Path]:
+    """Write the files of the record, by name."""
+    texts = {
+        "predictions.csv": poll.text,
+        "members.csv": members_csv(result),
+        LOCK_FILE: lock_text(poll.lock),
     }
-    write_text(files["predictions.csv"], text)
-    write_text(files["members.csv"], members_csv(result))
-    write_text(files[LOCK_FILE], lock_text(lock))
-    write_predictions(files["ensemble_probs.csv"], combined)
+    files = {name: folder / name for name in (*texts, "ensemble_probs.csv")}
+    for name, text in texts.items():
+        write_text(files[name], text)
+    write_predictions(files["ensemble_probs.csv"], poll.combined)
+    files |= _draw(poll.decision, folder, poll.name)
+    page = functools.partial(
+        result_pages.vote_page,
+        result,
+        poll.combined,
+        poll.ballot.probs,
+        combine_probs,
+        poll.models[0],
+        (poll.folder, poll.tests),
+    )
+    if result_pages.write_page(folder / result_pages.NAME, page, display):
+        files[result_pages.NAME] = folder / result_pages.NAME
     return files
 
 
