@@ -10,7 +10,7 @@ from pose.config import Recipe
 from pose.data.folder import Dataset, read_dataset
 from pose.data.loaded import LoadedData
 from pose.display import Display
-from pose.ensembling.analysis import HeldOut, confident_mistakes, hold_out
+from pose.ensembling.analysis import HeldOut, confident_mistakes, held_out_of, hold_out
 from pose.ensembling.diversity import vote_disagreement
 from pose.ensembling.fit import Combine
 from pose.ensembling.suspects import find_suspects
@@ -31,8 +31,8 @@ from pose_models.heatmap import heat_maps
 NAME = "report.html"
 SUSPECTS = "label_suspects.csv"
 FITTED = (
-    "The vote was fitted on labelled rows; what is shown of them here is the plain mean of its "
-    "members, which was not."
+    "The vote was fitted on labelled rows; here each of them is predicted by what was fitted "
+    "without it: five parts in turn were left out while the rest decided."
 )
 # Rows and columns of the sheet of augmented images.
 SHEET = (3, 8)
@@ -149,8 +149,8 @@ def vote_page(
     def combine_probs(own: np.ndarray) -> np.ndarray:
         return combine(own, how)
 
-    held_out = _held_out(result, combine)
-    fitted = "" if how == result.decision.how else f" {FITTED}"
+    held_out = _scored(result)
+    fitted = f" {FITTED}" if result.decision.selection else ""
     folder, test_files = files
     galleries: tuple[Gallery, ...] = ()
     dataset = _labelled(folder, held_out)
@@ -160,9 +160,7 @@ def vote_page(
         )
         galleries = (
             *_labelled_galleries(held_out, first.names, pixels, model),
-            *_suspects_gallery(
-                _held_out(result, combine, has_all=True), first.names, pixels, model
-            ),
+            *_suspects_gallery(_held_out_from_any(result, combine), first.names, pixels, model),
         )
     disagreement = vote_disagreement(probs)
     rows = [int(row) for row in np.argsort(-disagreement, kind="stable")[:MAX_CARDS]]
@@ -180,7 +178,7 @@ def vote_page(
             subtitle=f"{result.num_images} test images predicted. Two members disagree on "
             f"{result.disagreement:.1%} of them.{fitted}",
             facts=_facts(held_out),
-            charts=page.held_out_charts(held_out, combine_probs),
+            charts=page.held_out_charts(held_out, combine_probs, is_fitted=bool(fitted)),
             members=(
                 ("member", "network", "version", "val_f1", "agrees with the ensemble"),
                 *(
@@ -201,18 +199,24 @@ def vote_page(
     )
 
 
-def vote_card(result: Vote, combine: Combine, uri: str, store: str) -> str:
+def vote_card(result: Vote, uri: str, store: str) -> str:
     """The model card of the ensemble that was registered as `uri` in the store, as Markdown."""
-    return card.model_card(result, _held_out(result, combine), uri, store)
+    return card.model_card(result, _scored(result), uri, store)
 
 
-def _held_out(result: Vote, combine: Combine, *, has_all: bool = False) -> HeldOut | None:
-    """The rows that the vote can be scored on, or all that any member has; None without a score."""
-    if result.score.reason:
+def _scored(result: Vote) -> HeldOut | None:
+    """The rows that the vote's score is of, as it was scored; None without a score."""
+    scored = result.decision.scored
+    if scored is None:
         return None
+    return held_out_of(scored.members, scored.probs, scored.calibrated)
+
+
+def _held_out_from_any(result: Vote, combine: Combine) -> HeldOut | None:
+    """All rows that any member did not train on, combined by nothing that was fitted on them."""
     how = unfitted(result.decision.how)
     members = [member.val_predictions for member in result.members]
-    return hold_out(members, lambda own: combine(own, how), has_all=has_all)
+    return hold_out(members, lambda own: combine(own, how), has_all=True)
 
 
 def unfitted(how: Combination) -> Combination:

@@ -237,7 +237,7 @@ def _register(
     ensemble = SeedEnsemble(poll.voters, poll.decision.how).eval()
     kept = [files["members.csv"], files[LOCK_FILE]]
     version = record.log_model(ensemble, config, kept, tags, setup.registry_name)
-    write_card = functools.partial(result_pages.vote_card, result, combine_probs)
+    write_card = functools.partial(result_pages.vote_card, result)
     record.log_card(setup.registry_name, version, write_card)
 
 

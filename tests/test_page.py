@@ -117,7 +117,12 @@ def test_mistakes_are_the_surest_first():
     probs = np.stack([first, second])
     votes = np.array([[0, 2], [0, 2], [2, 0], [1, 1]])
     held_out = HeldOut(
-        ids=tuple("abcd"), labels=labels, combined=probs.mean(axis=0), probs=probs, votes=votes
+        ids=tuple("abcd"),
+        labels=labels,
+        combined=probs.mean(axis=0),
+        calibrated=probs.mean(axis=0),
+        probs=probs,
+        votes=votes,
     )
     assert confident_mistakes(held_out, 9) == [0, 1, 3]
     members = [predictions_of(own, labels, tuple("abcd")) for own in probs]

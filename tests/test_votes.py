@@ -419,6 +419,32 @@ def test_probabilities_confidence_and_ask_are_columns_that_a_lock_repeats(place)
 # Names in a registry that others use too
 
 
+def test_the_page_of_a_fitted_vote_has_the_numbers_of_its_score(place):
+    done = place.vote(voting="weighted", thresholds=True, probabilities=True)
+    score = done.score
+    client = place.client()
+    page, card = (
+        Path(client.download_artifacts(done.run_id, name, str(place.data))).read_text()
+        for name in ("report.html", "model_card.md")
+    )
+    assert f"{score.interval.value:.4f}</" in page
+    assert f"95 % interval {score.interval.low:.4f} to {score.interval.high:.4f}; " in page
+    assert f">{score.ensemble['val_nll']:.4f}</" in page
+    assert f"expected calibration error {score.ensemble['val_ece']:.4f}" in page
+    assert "each of them is predicted by what was fitted without it" in page
+    assert "subsets of members, plainly averaged, as points" in page
+    scored = done.decision.scored
+    preds = scored.probs.argmax(axis=1)
+    right = [int(((preds == c) & (scored.members.labels == c)).sum()) for c in range(2)]
+    for row, hits in enumerate(right):
+        count = int((scored.members.labels == row).sum())
+        assert f"| {row} | {count} | " in card and f"| {hits / count:.4f} |" in card
+    # What an unfitted vote shows is of the same rows, and not the same.
+    plain = place.vote()
+    assert plain.score.num_rows == score.num_rows
+    assert plain.score.ensemble["val_nll"] != score.ensemble["val_nll"]
+
+
 def test_members_are_found_by_registry_name_or_by_parent(place):
     """A run of the same name by somebody else, newer, under another name in the registry."""
     train(place.data, registry_name="team", seeds=(5,), num_epochs=1)

@@ -8,7 +8,7 @@ import numpy as np
 
 from pose import metrics
 from pose.ensembling.held_out import MIN_ROWS
-from pose.ensembling.joined import join
+from pose.ensembling.joined import Joined, join
 from pose.predictions import Predictions
 
 # Members' probabilities `(M, N, C)` to the ensemble's `(N, C)`.
@@ -24,7 +24,9 @@ class HeldOut:
 
     Attributes:
         ids, labels: `(N,)`.
-        combined: `(N, C)` probabilities of the ensemble.
+        combined: `(N, C)` of the ensemble; the predictions are its argmax.
+        calibrated: `(N, C)`, how probable each class is: `combined`, but for offsets between
+            classes.
         probs: `(M, N, C)` of the members; None where not every row is held out from all, and
             `combined` is the mean over those that it is held out from.
         votes: `(N, C)` int64, of how many members that a row is held out from each class is the
@@ -34,6 +36,7 @@ class HeldOut:
     ids: tuple[str, ...]
     labels: np.ndarray
     combined: np.ndarray
+    calibrated: np.ndarray
     probs: np.ndarray | None
     votes: np.ndarray
 
@@ -68,10 +71,17 @@ def hold_out(
     shared = rows.shared()
     if len(shared.ids) >= MIN_ROWS and not has_all:
         rows = shared
+    combined = rows.combined(combine_probs)
+    return held_out_of(rows, combined, combined)
+
+
+def held_out_of(rows: Joined, combined: np.ndarray, calibrated: np.ndarray) -> HeldOut:
+    """Rows with what their members say, and what the ensemble makes of it: `(N, C)` each."""
     return HeldOut(
         ids=rows.ids,
         labels=rows.labels,
-        combined=rows.combined(combine_probs),
+        combined=combined,
+        calibrated=calibrated,
         probs=rows.probs if bool(rows.is_known.all()) else None,
         votes=rows.votes(),
     )

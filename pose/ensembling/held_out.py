@@ -58,10 +58,26 @@ class HeldOutScore:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoredRows:
+    """The rows that a score is of, and what it was made of.
+
+    Attributes:
+        members: the rows with the predictions of those members that did not train on them.
+        probs: `(N, C)` of the ensemble, by a combination that was fitted without the row.
+        calibrated: the same without offsets between classes.
+    """
+
+    members: Joined
+    probs: np.ndarray
+    calibrated: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Decision:
     """How members are combined.
 
     Attributes:
+        scored: what `score` was made of; None where there is none.
         note: why, for people; empty where there was nothing to decide.
         selection: how it was fitted or chosen, where it was.
         abstention: which predictions are to be kept, where that was asked.
@@ -70,6 +86,7 @@ class Decision:
 
     how: Combination
     score: HeldOutScore
+    scored: ScoredRows | None = None
     note: str = ""
     selection: Selection | None = None
     abstention: Abstention | None = None
@@ -110,7 +127,7 @@ def decide(
         spec = FitSpec(rule=spec.rule if spec.rule in UNFITTED else "soft")
         note = f"{spec.rule}, nothing fitted{' and one look' if look else ''}: {reason}"
     how = Combination(rule=spec.rule)
-    return Decision(how=how, score=score_unfitted(members, how, combine), note=note)
+    return dataclasses.replace(_unfitted(members, how, combine), note=note)
 
 
 def with_abstention(decision: Decision, target: float) -> Decision:
@@ -134,7 +151,7 @@ def with_abstention(decision: Decision, target: float) -> Decision:
 def decided(members: Sequence[Member], how: Combination, combine: Combine) -> Decision:
     """A combination that was fitted before, by a vote that is repeated."""
     if how.rule in UNFITTED and how == Combination(rule=how.rule, tta=how.tta):
-        return Decision(how=how, score=score_unfitted(members, how, combine))
+        return _unfitted(members, how, combine)
     reason = "the combination was fitted by the vote that is repeated, whose run has its score"
     return Decision(how=how, score=HeldOutScore(num_rows=0, reason=reason))
 
@@ -151,20 +168,19 @@ def groups_of(members: Sequence[RegisteredMember]) -> tuple[int, ...]:
     )
 
 
-def score_unfitted(members: Sequence[Member], how: Combination, combine: Combine) -> HeldOutScore:
-    """The score of a combination that no row decided about."""
+def _unfitted(members: Sequence[Member], how: Combination, combine: Combine) -> Decision:
+    """A combination that no row decided about, with its score."""
     rows = _rows_of(members)
     if isinstance(rows, str):
-        return HeldOutScore(num_rows=0, reason=rows)
+        return Decision(how=how, score=HeldOutScore(num_rows=0, reason=rows))
     shared = rows.shared()
     scored = shared if len(shared.ids) >= MIN_ROWS else rows
     if len(scored.ids) < MIN_ROWS:
-        return HeldOutScore(
-            num_rows=len(scored.ids),
-            reason=f"only {len(scored.ids)} rows validated a member, fewer than {MIN_ROWS}",
-        )
+        reason = f"only {len(scored.ids)} rows validated a member, fewer than {MIN_ROWS}"
+        return Decision(how=how, score=HeldOutScore(num_rows=len(scored.ids), reason=reason))
     combined = scored.combined(lambda probs: combine(probs, how))
-    return _score(scored, combined, combined)
+    own = ScoredRows(members=scored, probs=combined, calibrated=combined)
+    return Decision(how=how, score=_score(own), scored=own)
 
 
 def _rows_of(members: Sequence[Member]) -> Joined | str:
@@ -215,20 +231,26 @@ def _fitted(  # noqa: PLR0913 - rows twice, and what is made of them
     if how.rule not in UNFITTED:
         how = dataclasses.replace(how, groups=groups)
     number_of = {image_id: number for number, image_id in enumerate(rows.ids)}
-    scored = rows.take(np.array([number_of[image_id] for image_id in common.ids]))
+    scored = ScoredRows(
+        members=rows.take(np.array([number_of[image_id] for image_id in common.ids])),
+        probs=selection.rows.probs,
+        calibrated=selection.rows.calibrated,
+    )
     return Decision(
         how=how,
-        score=_score(scored, selection.rows.probs, selection.rows.calibrated),
+        score=_score(scored),
+        scored=scored,
         note="; ".join(own.note() for own in (selection, trial) if own),
         selection=selection,
         views=trial,
     )
 
 
-def _score(rows: Joined, probs: np.ndarray, calibrated: np.ndarray) -> HeldOutScore:
-    """The score of the rows' combined probabilities `(N, C)`, with and without offsets."""
-    labels, preds = rows.labels, probs.argmax(axis=1)
-    confusion = metrics.confusion_matrix(labels, preds, probs.shape[1])
+def _score(scored: ScoredRows) -> HeldOutScore:
+    """The score of rows: predictions with offsets, probabilities without."""
+    rows, calibrated, num_classes = scored.members, scored.calibrated, scored.probs.shape[1]
+    labels, preds = rows.labels, scored.probs.argmax(axis=1)
+    confusion = metrics.confusion_matrix(labels, preds, num_classes)
     return HeldOutScore(
         num_rows=len(labels),
         members_per_row=float(rows.is_known.sum() / len(labels)),
@@ -239,7 +261,7 @@ def _score(rows: Joined, probs: np.ndarray, calibrated: np.ndarray) -> HeldOutSc
             "val_ece": metrics.ece(calibrated, labels),
             "val_brier": metrics.brier(calibrated, labels),
         },
-        interval=f1_interval(labels, preds, probs.shape[1]),
+        interval=f1_interval(labels, preds, num_classes),
         members=tuple(
             metrics.f1_of(own[known], labels[known]) if known.any() else float("nan")
             for own, known in zip(rows.probs, rows.is_known, strict=True)

@@ -185,6 +185,14 @@ def score_facts(held_out: HeldOut, single: Sequence[float]) -> tuple[Fact, ...]:
                 f"({min(single):.4f} to {max(single):.4f})",
             )
         )
+    facts.append(
+        Fact(
+            name="negative log-likelihood",
+            value=f"{metrics.nll(held_out.calibrated, held_out.labels):.4f}",
+            note=f"nats; expected calibration error "
+            f"{metrics.ece(held_out.calibrated, held_out.labels):.4f}; {held_out.rows_text()}",
+        )
+    )
     return tuple(facts)
 
 
@@ -209,9 +217,14 @@ def history_charts(histories: Mapping[Any, Sequence[Row]]) -> tuple[tuple[str, s
 
 
 def held_out_charts(
-    held_out: HeldOut | None, combine_probs: CombineProbs
+    held_out: HeldOut | None, combine_probs: CombineProbs, *, is_fitted: bool = False
 ) -> tuple[tuple[str, str, str], ...]:
-    """Score over members, reliability and risk-coverage, as far as the rows allow them."""
+    """Score over members, reliability and risk-coverage, as far as the rows allow them.
+
+    Args:
+        combine_probs: fitted on none of the rows; combines subsets of the members.
+        is_fitted: whether the ensemble itself is combined by something that was.
+    """
     if held_out is None:
         return ()
     rows = held_out.rows_text()
@@ -221,11 +234,12 @@ def held_out_charts(
         disagreement = pairwise_disagreement(held_out.probs)
         pairs = disagreement[np.triu_indices(len(disagreement), 1)]
         note = (
-            f"{rows}; subsets of members as points, their mean as a line. Two members disagree "
+            f"{rows}; subsets of members{', plainly averaged,' if is_fitted else ''} as points, "
+            "their mean as a line. Two members disagree "
             f"on {pairs.mean():.1%} of them ({pairs.min():.1%} to {pairs.max():.1%})"
         )
         found.append(("Score over the number of members", note, charts.by_size(scores)))
-    probs, labels = held_out.combined, held_out.labels
+    probs, labels = held_out.calibrated, held_out.labels
     error = metrics.ece(probs, labels)
     found.append(
         (
