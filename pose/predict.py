@@ -7,16 +7,25 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from pose.config import PredictSetup
+from pose.data.folder import refuse_input
 from pose.data.image_files import find_images
 from pose.device import pick_device
 from pose.display import Display
 from pose.errors import InputError, first_few, printable
-from pose.files import atomic_path, file_to_write, read_bytes, reason_of, write_text
+from pose.files import (
+    atomic_path,
+    file_to_write,
+    locked,
+    read_bytes,
+    reason_of,
+    writing,
+)
 from pose.results import Predicted
 from pose.tracking.models import LoadedModel, load_model
 from pose_models.predictor import BATCH_SIZE, Pixels, Predictor
@@ -32,34 +41,65 @@ def predict(setup: PredictSetup, display: Display) -> Predicted:
             be left out; then no table is written.
     """
     assert setup.model and setup.images
-    out_path = file_to_write(Path(setup.out_path), "out_path")
-    files = find_images(setup.images)
+    out_path = _table_to_write(Path(setup.out_path), Path(setup.images))
+    found = find_images(setup.images)
+    files = found.files
     model = load_model(setup.model, str(pick_device(setup.device)))
     display.say(f"model: {model.uri}, {len(model.predictor.config.decodings)} members")
     table = _GrowingTable(out_path, _identity(model, files))
-    done = table.names()
-    if done:
-        display.say(f"continued: {len(done)} of {len(files)} images were predicted before")
-    waiting = [name for name in files if name not in done]
-    started = time.monotonic()
-    bad: dict[str, str] = {}
-    num_done = len(done)
-    for names, pixels in _read_ahead(model.predictor, files, waiting):
-        bad |= {names[row]: reason for row, reason in pixels.bad.items()}
-        table.append(_rows(model.predictor, names, pixels))
-        num_done += len(names)
-        display.predict_progress(num_done, len(files))
-    seconds = time.monotonic() - started
-    _show_bad(bad, setup.skip_bad_images, display)
-    if len(bad) == len(files):
-        raise InputError("images must be readable, found not a single one that is")
-    table.finish()
+    with table.held():
+        done = table.names()
+        if done:
+            display.say(f"continued: {len(done)} of {len(files)} images were predicted before")
+        waiting = [name for name in files if name not in done]
+        started = time.monotonic()
+        bad = _fill(table, model.predictor, files, waiting, display)
+        seconds = time.monotonic() - started
+        if found.odd:
+            display.say(f"left out, since they are no images: {first_few(found.odd)}")
+        _show_bad(bad, setup.skip_bad_images, display)
+        if len(bad) == len(files):
+            raise InputError("images must be readable, found not a single one that is")
+        table.finish()
     return Predicted(
         out_path=out_path,
         num_images=len(files) - len(bad),
         num_bad=len(bad),
         images_per_second=len(waiting) / max(seconds, 1e-9),
     )
+
+
+def _fill(
+    table: "_GrowingTable",
+    predictor: Predictor,
+    files: dict[str, Path],
+    waiting: Sequence[str],
+    display: Display,
+) -> dict[str, str]:
+    """Predict those of `files` that wait; returns why some cannot be read, by name."""
+    bad: dict[str, str] = {}
+    num_done = len(files) - len(waiting)
+    for names, pixels in _read_ahead(predictor, files, waiting):
+        bad |= {names[row]: reason for row, reason in pixels.bad.items()}
+        table.append(_rows(predictor, names, pixels))
+        num_done += len(names)
+        display.predict_progress(num_done, len(files))
+    return bad
+
+
+def _table_to_write(out_path: Path, images: Path) -> Path:
+    """Where the table goes, links followed: never in the place of what is read.
+
+    Raises:
+        InputError: it would, or nothing can be written there.
+    """
+    target = file_to_write(out_path, "out_path")
+    refuse_input(target, target.parent, "out_path")
+    if target.exists() and images.exists() and target.samefile(images):
+        raise InputError(
+            f"out_path must not replace the table of images {images}: give another name"
+        )
+    return target
 
 
 def _read_ahead(
@@ -71,11 +111,14 @@ def _read_ahead(
     def read(batch: list[str]) -> Pixels:
         data, reasons = [], {}
         for row, name in enumerate(batch):
+            data.append(b"")
             try:
-                data.append(read_bytes(files[name]))
-            except OSError as error:
-                data.append(b"")
-                reasons[row] = reason_of(error)
+                name.encode()  # as the table is going to name it
+                data[row] = read_bytes(files[name])
+            except UnicodeEncodeError:
+                reasons[row] = "a name that is not UTF-8"
+            except (OSError, ValueError) as error:
+                reasons[row] = reason_of(error) if isinstance(error, OSError) else str(error)
         pixels = predictor.read(data)
         return Pixels(images=pixels.images, bad=pixels.bad | reasons)
 
@@ -140,15 +183,37 @@ class _GrowingTable:
         self._out_path = out_path
         self._path = out_path.with_name(f".{out_path.name[:150]}.{identity}.partial")
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other commands from adding to it meanwhile; one without rows is removed."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self._path, wait=False))
+            except BlockingIOError:
+                raise InputError(
+                    f"out_path must not be in the making already, but another command is at work "
+                    f"on {self._out_path}: wait for it"
+                ) from None
+            try:
+                yield
+            finally:
+                if self._path.exists() and not self._path.stat().st_size:
+                    self._path.unlink()
+
     def names(self) -> set[str]:
         """The images that are in it; a row that a kill cut short is removed."""
-        if not self._path.exists():
-            return set()
-        text = self._path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            write_text(self._path, whole)
-        return {row[0] for row in list(csv.reader(io.StringIO(whole)))[1:]}
+        data = self._path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            os.truncate(self._path, len(whole))
+        try:
+            text = whole.decode()
+        except UnicodeDecodeError:
+            raise InputError(
+                f"{self._path} must be what an earlier command left in UTF-8, found it damaged: "
+                "remove it"
+            ) from None
+        return {row[0] for row in list(csv.reader(io.StringIO(text)))[1:]}
 
     def append(self, rows: Sequence[dict[str, str]]) -> None:
         """Add rows, under a header if it is new."""
@@ -156,10 +221,11 @@ class _GrowingTable:
             return
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        if not self._path.exists():
+        # Empty where a kill left nothing else.
+        if not self._path.stat().st_size:
             writer.writeheader()
         writer.writerows(rows)
-        with open(self._path, "a", encoding="utf-8", newline="") as handle:
+        with writing(self._out_path), open(self._path, "a", encoding="utf-8", newline="") as handle:
             handle.write(text.getvalue())
 
     def finish(self) -> None:
@@ -173,4 +239,5 @@ class _GrowingTable:
                 frame.to_parquet(partial)
             self._path.unlink()
             return
-        os.replace(self._path, self._out_path)
+        with writing(self._out_path):
+            os.replace(self._path, self._out_path)

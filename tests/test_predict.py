@@ -100,6 +100,65 @@ def test_a_bad_image_is_named_and_what_is_done_is_kept(saved_ensemble, folder, t
     pd.testing.assert_frame_equal(read(out), read(whole))
 
 
+def test_a_command_that_was_killed_before_its_first_row_leaves_no_table_without_a_header(
+    saved_ensemble, folder, tmp_path
+):
+    out = tmp_path / "out.csv"
+    with pytest.raises(InputError, match="--skip-bad-images"):
+        predict(setup_of(saved_ensemble, folder, out), NoDisplay())
+    (kept,) = tmp_path.glob(".out.csv.*.partial")
+    whole = kept.read_text()
+    for size in (0, 7):  # opened; in the middle of the header
+        kept.write_text(whole[:size])
+        with pytest.raises(InputError, match="--skip-bad-images"):
+            predict(setup_of(saved_ensemble, folder, out), NoDisplay())
+        assert kept.read_text() == whole
+
+
+def test_an_image_alone_that_is_damaged_leaves_nothing_behind(saved_ensemble, folder, tmp_path):
+    cut = folder / "zz, cut.jpg"
+    with pytest.raises(InputError, match="not a single one"):
+        predict(
+            setup_of(saved_ensemble, cut, tmp_path / "out.csv", skip_bad_images=True), NoDisplay()
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_two_commands_do_not_write_one_table(saved_ensemble, folder, tmp_path):
+    out = tmp_path / "out.csv"
+
+    class Second(NoDisplay):
+        def predict_progress(self, done, total):
+            with pytest.raises(InputError, match="out_path must not be in the making already"):
+                predict(setup_of(saved_ensemble, folder, out, skip_bad_images=True), NoDisplay())
+
+    predict(setup_of(saved_ensemble, folder, out, skip_bad_images=True), Second())
+    assert len(read(out)) == 60
+
+
+def test_what_is_no_image_or_has_no_name_in_utf_8_is_named(saved_ensemble, folder, tmp_path):
+    odd = os.fsencode(folder) + b"/caf\xe9.jpg"
+    Path(os.fsdecode(odd)).write_bytes((folder / "0.jpg").read_bytes())
+    display, out = Lines(), tmp_path / "out.csv"
+    predict(setup_of(saved_ensemble, folder, out, skip_bad_images=True), display)
+    (line,) = (line for line in display.said if line.startswith("left out, since"))
+    assert "notes.txt" in line and "(a name that is not UTF-8)" in line
+    with pytest.raises(InputError, match=r"found 1 that are not: .*a name that is not UTF-8"):
+        predict(setup_of(saved_ensemble, f"{folder}/c*.jpg", out), NoDisplay())
+
+
+def test_the_table_takes_the_place_of_nothing_that_is_read(saved_ensemble, folder, tmp_path):
+    table = tmp_path / "paths.csv"
+    labels = tmp_path / "train_solution.csv"
+    for path in (table, labels):
+        path.write_text("file\nphotos/0.jpg\n")
+    with pytest.raises(InputError, match="out_path must not replace the table of images"):
+        predict(setup_of(saved_ensemble, table, table), NoDisplay())
+    with pytest.raises(InputError, match="out_path must not replace what lies in the data folder"):
+        predict(setup_of(saved_ensemble, folder, labels), NoDisplay())
+    assert table.read_text() == labels.read_text() == "file\nphotos/0.jpg\n"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

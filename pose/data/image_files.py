@@ -1,5 +1,6 @@
 """The image files that a user names: a folder, a pattern, or a table of paths."""
 
+import dataclasses
 import glob
 from pathlib import Path
 
@@ -11,11 +12,22 @@ from pose.errors import InputError, printable
 COLUMNS = ("file", "path", "image")
 
 
-def find_images(images: str) -> dict[str, Path]:
-    """Every image file by its name, sorted as its source lists them.
+@dataclasses.dataclass(frozen=True)
+class FoundImages:
+    """What a user named.
 
-    A name is the path below a folder, a path as a pattern finds it, or a cell of a table. Whether
-    a file can be read is not asked.
+    Attributes:
+        files: by name, sorted as their source lists them: the path below a folder, a path as a
+            pattern finds it, or a cell of a table. Whether a file can be read is not asked.
+        odd: what else lies in a folder, with what it is.
+    """
+
+    files: dict[str, Path]
+    odd: tuple[str, ...] = ()
+
+
+def find_images(images: str) -> FoundImages:
+    """Every image file that is named.
 
     Args:
         images: a folder, an image file, a glob pattern, or a CSV or Parquet file with a column
@@ -26,8 +38,10 @@ def find_images(images: str) -> dict[str, Path]:
         InputError: it is none of these, or names no image.
     """
     place = Path(images)
+    odd: tuple[str, ...] = ()
     if place.is_dir():
-        found = {name: place / name for name in sorted(list_images(place).id_of_name)}
+        listing = list_images(place)
+        found, odd = {name: place / name for name in sorted(listing.id_of_name)}, listing.odd
     elif place.is_file() and place.suffix.lower() in (".csv", ".parquet"):
         found = {name: place.parent / name for name in _paths_in(place)}
     elif place.is_file():
@@ -40,7 +54,7 @@ def find_images(images: str) -> dict[str, Path]:
             "images must be a folder with images, a pattern that finds some, or a CSV or Parquet "
             f"table of paths, got {printable(images)[:200]!r}, which has none"
         )
-    return found
+    return FoundImages(found, odd)
 
 
 def _paths_in(path: Path) -> list[str]:
