@@ -12,6 +12,8 @@ import mlflow
 from mlflow.entities import Run
 
 ROOT = Path(__file__).parents[1]
+# Seconds after which a process hangs, on however busy a machine; no promise is measured by it.
+PATIENCE = 1200
 PARTS = ("pose", "pose_models", "entrypoints", "MLproject", "conda.yaml", "requirements.txt")
 
 
@@ -57,7 +59,7 @@ class Project:
     def run(self, *command: str, code: int = 0, **environment: str) -> str:
         """Run a command to its end; its standard output."""
         process = self.start(*command, **environment)
-        out, err = map(str, process.communicate(timeout=300))
+        out, err = map(str, process.communicate(timeout=PATIENCE))
         assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
         return out if code == 0 else out + err
 
@@ -101,7 +103,7 @@ class Project:
         self, process: subprocess.Popen[str], run: str, seed: int, count: int
     ) -> None:
         """Wait until a run in the background has completed epochs."""
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + PATIENCE
         while len(self.history(run, seed)) < count:
             assert process.poll() is None, "".join(process.communicate())
             assert time.monotonic() < deadline, "training makes no progress"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import mlflow
 from mlflow.entities import Run
+from project import PATIENCE
 
 from pose.seeds import folder as seed_folder
 from pose.tracking.spool import SPOOL, Spool
@@ -47,7 +48,7 @@ class Server:
             self._process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:

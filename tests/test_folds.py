@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from project import Project
+from project import PATIENCE, Project
 from sklearn.metrics import f1_score, log_loss
 from sklearn.model_selection import StratifiedKFold
 
@@ -178,7 +178,7 @@ def project(tmp_path_factory, data) -> Project:
     while "seed 8 fold 1 epoch" not in (line := process.stdout.readline()):
         assert line, process.stderr.read()
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     # What was finished is taken from MLflow where the folder is gone.
     (made.folder / "outputs" / "folded" / "seed_7_fold_1").rename(made.folder / "lost")
     made.output = made.mlflow_run("train", dataset=data, **long)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from project import Project
+from project import PATIENCE, Project
 
 NUM_EPOCHS = 10
 SMALL = {
@@ -83,7 +83,7 @@ def test_a_soft_stop_is_clean_and_the_same_command_continues(project, straight, 
     else:
         process.send_signal(by)
         reason = "signal"
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert f"stopped ({reason})" in out
     assert "Traceback" not in err
@@ -115,7 +115,7 @@ def test_a_stop_through_mlflow_run_continues_through_mlflow_run(project, straigh
         os.kill(int(parent.data.tags["pid"]), signal.SIGTERM)
     else:
         process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     (parent,) = project.runs("train")
     # Whatever MLflow says of its own run, ours says that it is not complete.
     assert parent.info.status != "RUNNING"
@@ -143,7 +143,7 @@ def test_the_same_run_into_another_folder_is_refused_while_it_is_at_work(project
 def test_a_new_run_says_how_the_unfinished_one_differs(project, data):
     process = start_training(project, data)
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     (first,) = project.runs("train")
     changed = {**SMALL, "num_epochs": 2, "batch_size": 32}
     out = project.run(*project.train_command(dataset=data, **changed))
@@ -172,7 +172,7 @@ def test_a_killed_training_continues_below_its_parent_through_mlflow_run(project
 def test_a_lost_folder_is_continued_from_the_checkpoint_in_mlflow(project, straight, data):
     process = start_training(project, data)
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     (project.folder / "outputs").rename(project.folder / "lost")
     out = project.run(*project.train_command(dataset=data, **SMALL))
     assert "continued after epoch" in out
@@ -184,7 +184,7 @@ def test_a_lost_folder_is_continued_from_the_checkpoint_in_mlflow(project, strai
 def test_fresh_begins_anew_and_keeps_what_was_there(project, data):
     process = start_training(project, data)
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     (first,) = project.runs("train")
     project.run(*project.train_command(dataset=data, fresh="true", **SMALL))
     _, second = project.runs("train")
@@ -196,7 +196,7 @@ def test_fresh_begins_anew_and_keeps_what_was_there(project, data):
 def test_another_recipe_does_not_continue(project, data):
     process = start_training(project, data)
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     project.run(*project.train_command(dataset=data, **{**SMALL, "num_epochs": 2}))
     first, second = project.runs("train")
     assert first.info.status == "KILLED"

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from project import PATIENCE
 
 from pose.stop import StopRequest
 
@@ -52,7 +53,7 @@ def test_a_signal_before_training_ends_the_process_at_once(tmp_path, number):
     process = start(tmp_path, "-c", LISTENER, "no", "no")
     assert process.stdout.readline() == "listening\n"
     process.send_signal(number)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number
     assert (out, err.strip()) == ("", "stopped before training began")
 
@@ -62,7 +63,7 @@ def test_a_signal_while_training_waits_for_the_batch(tmp_path):
     assert process.stdout.readline() == "listening\n"
     time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (0, "reason: signal\n")
     assert "stopping after this batch" in err
 
@@ -83,7 +84,7 @@ def test_what_mlflow_run_started_ends_with_it(tmp_path, delay):
     time.sleep(delay)
     starter.kill()
     starter.communicate()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while is_alive(pid):
         assert time.monotonic() < deadline, "it runs on unseen"
         time.sleep(0.02)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from project import Project
+from project import PATIENCE, Project
 
 pytestmark = pytest.mark.usefixtures("all_memory")
 
@@ -93,7 +93,7 @@ def test_a_stop_reaches_all_members_and_the_same_command_continues(project, here
         # As a terminal does: to every process.
         for pid in [*pids_of(process), process.pid]:
             os.kill(pid, by)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "Traceback" not in err
     assert "seed 1 epoch   1" in out
@@ -111,7 +111,7 @@ def test_a_stop_reaches_all_members_and_the_same_command_continues(project, here
 def test_a_dead_process_is_one_line_and_its_member_goes_on(project, here, data):
     process = start(project, data)
     os.kill(pids_of(process)[0], signal.SIGKILL)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert err.strip().startswith("error: every member's process must live to its end, found dead:")
     assert "seed 1 (killed by SIGKILL)" in err
@@ -130,7 +130,7 @@ def test_members_end_with_the_process_that_began_them(project, here, data):
     pids = pids_of(process)
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while any(os.path.exists(f"/proc/{pid}") for pid in pids):
         assert time.monotonic() < deadline, "members outlive what began them"
         time.sleep(0.1)
@@ -151,6 +151,6 @@ def test_other_threads_are_recorded_and_said(project, data):
     process = project.start(*project.train_command(dataset=data, **SMALL))
     project.wait_for_epochs(process, "ensemble_1", 1, 1)
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     out = project.run(*project.train_command(dataset=data, **{**SMALL, "threads": 2}))
     assert "seed 1: begun with 1 threads, goes on with 2: its weights depend on them" in out

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from project import Project
+from project import PATIENCE, Project
 from server import Server
 
 from pose.tracking.spool import SPOOL, Spool
@@ -72,7 +72,7 @@ def start(project, data, **changes) -> subprocess.Popen:
     return process
 
 
-def end(process: subprocess.Popen, seconds: float = 500) -> str:
+def end(process: subprocess.Popen, seconds: float = PATIENCE) -> str:
     """What a command says until it ends well; at most `seconds` from now."""
     out, err = process.communicate(timeout=seconds)
     assert process.returncode == 0, out + err
@@ -106,7 +106,7 @@ def test_a_new_run_without_a_server_is_refused_before_anything_is_decoded(projec
         MLFLOW_TRACKING_URI=server.uri,
         POSE_CACHE=str(cache),
     )
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert err.startswith("error: the tracking store http://127.0.0.1")
     assert "must be reachable" in err

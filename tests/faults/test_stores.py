@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from project import PATIENCE
 
 from pose.tracking import database
 
@@ -46,12 +47,12 @@ def names_in(folder: Path) -> set[str]:
 @pytest.mark.parametrize("num_statements", [1, 10, 40, 80, 150, 250])
 def test_a_store_in_whose_making_mlflow_was_killed_is_made_again(tmp_path, num_statements):
     process = python(tmp_path, CUT_SHORT, str(num_statements))
-    process.communicate(timeout=300)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == -9
     assert database.is_begun(tmp_path / "mlflow.db")
     # Its journal, if there is one, is older than that by then.
     os.utime(tmp_path / "mlflow.db", (0, 0))
-    out, err = python(tmp_path, CONNECT).communicate(timeout=300)
+    out, err = python(tmp_path, CONNECT).communicate(timeout=PATIENCE)
     assert out == "0\n", err
     assert not database.is_begun(tmp_path / "mlflow.db")
     assert names_in(tmp_path) == {"mlflow.db", ".mlflow.db.lock"}
@@ -61,6 +62,6 @@ def test_a_store_in_whose_making_mlflow_was_killed_is_made_again(tmp_path, num_s
 def test_commands_that_begin_at_once_on_a_new_store_share_it(tmp_path, count):
     processes = [python(tmp_path, CONNECT) for _ in range(count)]
     for process in processes:
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, out) == (0, "0\n"), err
     assert names_in(tmp_path) == {"mlflow.db", ".mlflow.db.lock"}

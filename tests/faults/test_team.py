@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from project import ROOT, Project
+from project import PATIENCE, ROOT, Project
 
 pytestmark = pytest.mark.usefixtures("all_memory")
 
@@ -94,7 +94,7 @@ class Machine:
             server.wait(30)
 
     def _wait(self, server: subprocess.Popen) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while True:
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
@@ -173,7 +173,7 @@ def trained(make_desk) -> Project:
     commands = [desk.train_command(run_name=f"team_{n}", seeds=n, **SMALL) for n in SEEDS]
     processes = [desk.start(*command, **at(desk)) for command in commands]
     for process in processes:
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         desk.said.append(out + err)
     return desk
@@ -213,7 +213,7 @@ def test_a_run_goes_on_at_another_desk(server, make_desk):
     process = here.start(*here.train_command(**long), **at(here))
     here.wait_for_epochs(process, "ensemble_1", 76, 2)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     words = " ".join(f"-P {name}={value}" for name, value in long.items() if name != "run")
     text = server.text_of("-e train").replace("-P run=ensemble_1", f"-P run=ensemble_1 {words}", 1)
     said = server.run(text, there.folder, **at(there))
