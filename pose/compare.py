@@ -47,7 +47,7 @@ def compare_runs(setup: CompareSetup, tracker: Tracker, display: Display) -> Com
         "compared": ",".join(side.run_id for side in sides),
         "dataset_digest": next(iter(_digests(sides)), ""),
     }
-    record = tracker.open_comparison(f"compare_{names}"[:250], tags)
+    record = tracker.open_task("compare", f"compare_{names}"[:250], tags)
     with ending(record.finish):
         pictures = compare_page.find_pictures(_data_folder(setup, sides), pair, display)
         texts = {

@@ -24,6 +24,7 @@ TTA_VIEWS = ("flip", "shift", "zoom")
 EXIF = ("obey", "ignore")
 FRAMINGS = ("resize", "crop", "fit")
 ENGINES = ("local", "processes")
+EXPORT_FORMATS = ("onnx", "pt2", "int8")
 TABLE_SUFFIXES = (".csv", ".parquet")
 DEVICE_HELP = "auto, cpu, cuda, cuda:<n> or mps"
 REGISTRY_HELP = "registered model that members are versions of; votes: <name>-ensemble"
@@ -459,6 +460,9 @@ class VoteSetup(ComputeSetup):
     allow_missing: bool = setting(
         False, "vote although members are missing, doubled, or trained on other data"
     )
+    export: str | None = setting(
+        None, f"log the ensemble in other formats as well: {', '.join(EXPORT_FORMATS)}"
+    )
     lock: str | None = setting(
         None, "ensemble.json, or the id of a vote's run: repeat that vote with its very members"
     )
@@ -479,6 +483,7 @@ class VoteSetup(ComputeSetup):
                 "lock must go without thresholds, tta, probabilities and abstain: it repeats a "
                 "vote with the settings that it had"
             )
+        self.exports()
         for view in self.views():
             _check_choice("tta", view, (*TTA_VIEWS, "auto"))
         if "auto" in self.views() and len(self.views()) > 1:
@@ -490,6 +495,10 @@ class VoteSetup(ComputeSetup):
         """The names in `tta`, each once; `auto` alone: they are to be chosen."""
         names = (name.strip() for name in (self.tta or "").split(","))
         return tuple(dict.fromkeys(name for name in names if name))
+
+    def exports(self) -> tuple[str, ...]:
+        """The formats in `export`, each once."""
+        return export_names("export", self.export)
 
     def runs(self) -> tuple[str, ...]:
         """The names in `run`, each once; none: the newest finished run is meant."""
@@ -567,6 +576,31 @@ class PredictSetup(ModelSetup):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportSetup(ModelSetup):
+    """Which model is exported, into which formats, and what it is checked with.
+
+    Raises:
+        InputError: an unknown format.
+    """
+
+    formats: str = setting(
+        "onnx,pt2", f"formats joined by commas: {', '.join(EXPORT_FORMATS)} (ONNX, quantized)"
+    )
+    dataset: str | None = setting(
+        None, "data folder, for the images of the checks; default: where it was trained"
+    )
+    out_dir: str = setting("exported", "folder for the exported files and export.json")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check("formats", self.formats, bool(self.names()), "one format at least")
+
+    def names(self) -> tuple[str, ...]:
+        """The formats, each once."""
+        return export_names("formats", self.formats)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ServeSetup(ModelSetup):
     """Where a page with a finished model is served.
 
@@ -625,6 +659,19 @@ def parse_time(name: str, text: str) -> float:
     if not found:
         raise InputError(f"{name} must be a time such as 90s, 10m or 2h, got {text!r}")
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def export_names(name: str, text: str | None) -> tuple[str, ...]:
+    """The export formats in a text, each once.
+
+    Raises:
+        InputError: an unknown one; the message calls the text `name`.
+    """
+    words = (word.strip() for word in (text or "").split(","))
+    found = tuple(dict.fromkeys(word for word in words if word))
+    for word in found:
+        _check_choice(name, word, EXPORT_FORMATS)
+    return found
 
 
 def check_registry_name(name: str) -> None:

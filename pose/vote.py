@@ -34,6 +34,7 @@ from pose.ensembling.lock import (
 from pose.ensembling.looks import Looked
 from pose.ensembling.members import Member
 from pose.errors import InputError, first_few, one_line, printable
+from pose.export import check_packages, export_all, gather_images, record_exports
 from pose.files import file_to_write, write_text
 from pose.look import look_again
 from pose.metrics import calibration_scores, reliability
@@ -55,6 +56,7 @@ from pose_models import (
     combine,
     for_inference,
 )
+from pose_models.predictor import PredictorConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,7 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
         InputError: no members, members that cannot vote together, or no readable test images.
     """
     out_path = Path(setup.out_path)
+    check_packages(setup.exports())
     # Found out before the members are asked.
     targets = (
         file_to_write(out_path, "out_path"),
@@ -147,6 +150,7 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
                 write_text(target, text)
             _record(record, result, files, poll.allowed)
             _register(record, poll, result, files, setup)
+            _export(record, poll, setup, Path(staging) / "exported", display)
         record.finish("FINISHED")
     if lock:
         _show_repetition(lock, poll.lock, display)
@@ -231,14 +235,33 @@ def _register(
     if "val_f1" in result.score.ensemble:
         tags["val_f1"] = f"{result.score.ensemble['val_f1']:.6f}"
         tags["val_rows"] = str(result.score.num_rows)
-    config = predictor_config(
-        [member.card for member in poll.members], setup.precision, poll.lock.ask_below
-    )
-    ensemble = SeedEnsemble(poll.voters, poll.decision.how).eval()
+    ensemble, config = _ensemble(poll, setup)
     kept = [files["members.csv"], files[LOCK_FILE]]
     version = record.log_model(ensemble, config, kept, tags, setup.registry_name)
     write_card = functools.partial(result_pages.vote_card, result)
     record.log_card(setup.registry_name, version, write_card)
+
+
+def _ensemble(poll: _Poll, setup: VoteSetup) -> tuple[SeedEnsemble, PredictorConfig]:
+    """The members as one module, and what is known of it."""
+    cards = [member.card for member in poll.members]
+    config = predictor_config(cards, setup.precision, poll.lock.ask_below)
+    return SeedEnsemble(poll.voters, poll.decision.how).eval(), config
+
+
+def _export(
+    record: VoteRecord, poll: _Poll, setup: VoteSetup, staging: Path, display: Display
+) -> None:
+    """Log the ensemble in the other formats that were asked for, checked on its own images."""
+    formats = setup.exports()
+    if not formats:
+        return
+    ensemble, config = _ensemble(poll, setup)
+    members = [member.val_predictions for member in poll.members]
+    images = gather_images(poll.folder, config, members, formats)
+    exported = export_all(ensemble, formats, images, staging, display)
+    for name, address in record_exports(record, exported, ensemble, config).items():
+        display.say(f"{name}: {address}")
 
 
 def _decide(

@@ -86,7 +86,8 @@ class Framing:
             color = (255 * color).round()
         height, width = images.shape[-2:]
         top, left = (self.canvas - height) // 2, (self.canvas - width) // 2
-        canvas = color.to(images.dtype).expand(len(images), 3, self.canvas, self.canvas).clone()
+        # Not its `len`, which an export would take for a constant.
+        canvas = color.to(images.dtype).expand(images.shape[0], 3, self.canvas, self.canvas).clone()
         canvas[..., top : top + height, left : left + width] = images
         return canvas
 

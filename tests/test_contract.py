@@ -19,6 +19,7 @@ from pose.config import (
     CompareSetup,
     DataSetup,
     DemoSetup,
+    ExportSetup,
     ImportSetup,
     PredictSetup,
     Recipe,
@@ -37,6 +38,7 @@ COMMANDS = (
     "train",
     "ensemble",
     "compare",
+    "export",
     "predict",
     "serve",
     "data",
@@ -106,6 +108,7 @@ SETTINGS = {
     "train": (Recipe, Setup),
     "ensemble": (VoteSetup,),
     "compare": (CompareSetup,),
+    "export": (ExportSetup,),
     "predict": (PredictSetup,),
     "serve": (ServeSetup,),
     "data": (DataSetup, DemoSetup, ScoreSetup),
@@ -114,8 +117,14 @@ SETTINGS = {
     "store": (),
     "sync": (),
 }
-# A sweep's own budget stands for the recipe's; a sweep begins or goes on by itself.
-LEFT_OUT = {("sweep", Recipe, "budget"), ("sweep", Setup, "fresh"), ("sweep", Setup, "add_seeds")}
+# A sweep's own budget stands for the recipe's; a sweep begins or goes on by itself. An export is
+# made on the CPU.
+LEFT_OUT = {
+    ("export", ExportSetup, "device"),
+    ("sweep", Recipe, "budget"),
+    ("sweep", Setup, "fresh"),
+    ("sweep", Setup, "add_seeds"),
+}
 FIELDS = [
     (entry, field)
     for entry, parts in SETTINGS.items()
@@ -199,6 +208,7 @@ print("heavy:", sorted({"torch", "mlflow", "pandas", "sklearn", "optuna"} & set(
         ("train", "--help", "--batch-size"),
         ("ensemble", "--help", "--voting"),
         ("compare", "--help", "--runs"),
+        ("export", "--help", "--formats"),
         ("predict", "--help", "--skip-bad-images"),
         ("serve", "--help", "--port"),
         ("data", "--help", "--draw-seed"),
@@ -347,7 +357,8 @@ LAYERS = (
     "tracking",
     "result_pages",
     "compare_page",
-    "predict serving",
+    "export",
+    "export_command predict serving",
     "look restore sync run vote voters",
     "compare importing sweep",
     "entrypoints",

@@ -17,7 +17,19 @@ import yaml
 from click.testing import CliRunner
 from project import Project
 
-from entrypoints import compare, data, ensemble, predict, runs, serve, store, sweep, sync, train
+from entrypoints import (
+    compare,
+    data,
+    ensemble,
+    export,
+    predict,
+    runs,
+    serve,
+    store,
+    sweep,
+    sync,
+    train,
+)
 from pose.config import Recipe
 from pose.named_runs import NAMED_RUNS
 
@@ -27,6 +39,7 @@ COMMANDS = {
     "ensemble": ensemble.main,
     "compare": compare.main,
     "data": data.main,
+    "export": export.main,
     "predict": predict.main,
     "serve": serve.main,
     "store": store.main,

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib.util
 import json
 import re
 import shutil
@@ -16,12 +17,13 @@ import torch
 from mlflow.entities.model_registry import ModelVersion
 
 from pose.compare import compare_runs
-from pose.config import CompareSetup, Setup, VoteSetup
+from pose.config import CompareSetup, ExportSetup, Setup, VoteSetup
 from pose.display import NoDisplay
 from pose.ensembling.fit import FitSpec
 from pose.ensembling.held_out import decide, with_abstention
 from pose.ensembling.members import check_classes
 from pose.errors import InputError
+from pose.export_command import export_model
 from pose.look import look_again
 from pose.named_runs import resolve_run
 from pose.plan import make_plan
@@ -476,3 +478,32 @@ def test_a_vote_and_its_run_are_compared(place):
     assert "was fitted on labelled rows; compared is the soft vote" in display.text
     assert result.f1[0] == result.f1[1] and result.difference == 0
     assert result.f1[0] == pytest.approx(place.vote().score.ensemble["val_f1"])
+
+
+# Exports
+
+
+def test_a_vote_and_a_member_are_exported_as_models_of_mlflow(place):
+    has_onnx = importlib.util.find_spec("onnxscript") is not None
+    name = "onnx" if has_onnx else "pt2"
+    voted = place.vote(export=name)
+    images = torch.randint(0, 256, (3, 3, 20, 30), dtype=torch.uint8)
+    uris = dict(re.findall(r"^(pt2|onnx): (models:/m-\w+)$", place.said, re.MULTILINE))
+    expected = mlflow.pytorch.load_model("models:/pose-ensemble/1")(images).detach().exp()
+    assert mlflow.get_run(voted.run_id).data.metrics[f"export/{name}_max_difference"] < 1e-5
+    if has_onnx:
+        import onnxruntime
+
+        model = mlflow.onnx.load_model(uris["onnx"]).SerializeToString()
+        (logits,) = onnxruntime.InferenceSession(model).run(None, {"images": images.numpy()})
+        np.testing.assert_allclose(np.exp(logits), expected, atol=1e-5)
+    out_dir = place.out.parent / "exported"
+    settings = {"dataset": str(place.data), "out_dir": str(out_dir), "formats": "pt2"}
+    addresses = export_model(ExportSetup(model="models:/pose/1", **settings), Tracker(), Said())
+    record = json.loads((out_dir / "export.json").read_text())
+    assert record["exports"][0]["logged"] == addresses["pt2"]
+    member = mlflow.pytorch.load_model("models:/pose/1")(images).detach()
+    found = mlflow.pytorch.load_model(addresses["pt2"])(images).detach()
+    torch.testing.assert_close(found, member, rtol=0, atol=1e-4)
+    assert record["exports"][0]["equal_labels"] == 1
+    assert (out_dir / "model.pt2").exists()

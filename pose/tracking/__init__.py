@@ -6,6 +6,7 @@ processes can use it.
 """
 
 from pose.tracking.contestants import FoundSide
+from pose.tracking.exports import Exported
 from pose.tracking.flavors import predictor_config
 from pose.tracking.parents import RunRequest
 from pose.tracking.runs import RunRecord
@@ -17,6 +18,7 @@ from pose.tracking.votes import VoteRecord
 
 __all__ = [
     "DataRecord",
+    "Exported",
     "FoundSide",
     "RunRecord",
     "RunRequest",

@@ -128,6 +128,41 @@ def _vote(store: Store, run: Run, folder: Path) -> FoundSide:
     )
 
 
+def find_trained(store: Store, uri: str, folder: Path) -> FoundSide:
+    """The members of a registered model, `models:/<name>/<version>` or `models:/<name>@<alias>`.
+
+    Raises:
+        InputError: it is not registered in this store.
+    """
+    name, _, version = uri.removeprefix("models:/").partition("/")
+    try:
+        if "@" in name:
+            name, _, alias = name.partition("@")
+            found = store.client.get_model_version_by_alias(name, alias)
+        else:
+            found = store.client.get_model_version(name, version)
+    except StoreError as error:
+        raise InputError(
+            "model must be registered in this tracking store, such as models:/pose-ensemble/1, "
+            f"got {uri!r} ({one_line(error.__cause__ or error)})"
+        ) from error
+    run = store.get_run(found.run_id) if found.run_id else None
+    if run is not None and run.data.tags.get("kind") == "ensemble":
+        return _vote(store, run, folder)
+    if "parent_run_id" not in found.tags:
+        raise InputError(f"model must be a member or a vote of this project, got {uri!r}")
+    parent = store.get_run(found.tags["parent_run_id"])
+    member = registry.member_of(found)
+    return FoundSide(
+        name=member.name.replace(" ", "_"),
+        run_id=member.run_id,
+        is_vote=False,
+        members=(member,),
+        num_promised=1,
+        dataset=parent.data.tags.get("dataset") if parent is not None else None,
+    )
+
+
 def fetch_val_predictions(store: Store, member: RegisteredMember, folder: Path) -> Predictions:
     """A member's predictions of the rows that validated it, brought through `folder`.
 

@@ -53,7 +53,7 @@ def save_model(
         pytorch_model,
         path,
         mlflow_model=mlflow_model,
-        signature=_tensor_signature(len(config.labels)),
+        signature=tensor_signature(len(config.labels)),
         **options,
     )
     flavor = mlflow_model.flavors[mlflow.pyfunc.FLAVOR_NAME]
@@ -72,7 +72,8 @@ def save_model(
     mlflow_model.save(str(Path(path, "MLmodel")))
 
 
-def _tensor_signature(num_classes: int) -> ModelSignature:
+def tensor_signature(num_classes: int) -> ModelSignature:
+    """Images of any number and size to logits."""
     return ModelSignature(
         inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, 3, -1, -1))]),
         outputs=Schema([TensorSpec(np.dtype("float32"), (-1, num_classes))]),

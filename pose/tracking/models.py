@@ -5,6 +5,7 @@ import os
 import warnings
 
 import mlflow
+from torch import nn
 
 from pose.errors import InputError, one_line
 from pose.tracking.flavors import LOADER
@@ -55,3 +56,19 @@ def load_model(uri: str, device: str) -> LoadedModel:
             "vote again (mlflow run . -e ensemble), or load it with mlflow.pytorch.load_model"
         )
     return LoadedModel(uri=uri, identity=found.metadata.model_uuid, predictor=found.get_raw_model())
+
+
+def load_module(uri: str) -> nn.Module:
+    """The PyTorch module of a model, on the CPU. It runs code from the model.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        module: nn.Module = mlflow.pytorch.load_model(uri, map_location="cpu")
+    # As above.
+    except Exception as error:
+        raise InputError(
+            f"model must be a PyTorch module in MLflow, got {uri!r}: {one_line(error)}"
+        ) from error
+    return module

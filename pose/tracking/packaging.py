@@ -44,14 +44,15 @@ def log_model(
     options: dict[str, Any] = {"serialization_format": model_format}
     if model_format == "pt2":
         options["input_example"] = np.zeros((2, 3, 256, 256), dtype=np.uint8)
+    name = model_name(store.client.get_run(run_id).data.tags)
     with (
         tempfile.TemporaryDirectory() as staging,
         store_errors(store.uri),
-        _quiet_fluent_run(run_id),
+        quiet_fluent_run(run_id),
     ):
         info = Model.log(
             artifact_path=None,
-            name=_model_name(store.client.get_run(run_id).data.tags),
+            name=name if model_format == "pickle" else f"{name}_{model_format}",
             flavor=flavors,
             pytorch_model=model,
             config=config,
@@ -66,7 +67,7 @@ def log_model(
     return model_id
 
 
-def _model_name(tags: Mapping[str, str]) -> str:
+def model_name(tags: Mapping[str, str]) -> str:
     """`demo_seed_0` or `demo_soft`, from the tags of the run."""
     member = [f"{key}_{tags[key]}" for key in ("seed", "fold") if key in tags]
     vote = [tags["voting"]] if "voting" in tags else []
@@ -116,7 +117,7 @@ def stage_code(folder: Path) -> Path:
 
 
 @contextmanager
-def _quiet_fluent_run(run_id: str) -> Iterator[None]:
+def quiet_fluent_run(run_id: str) -> Iterator[None]:
     """Make `run_id` MLflow's active run, for the calls that know no other way."""
     logger = logging.getLogger("mlflow")
     level = logger.level

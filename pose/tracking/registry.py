@@ -175,7 +175,7 @@ def _states(
     promised = promised_members(parent) if parent is not None else frozenset()
     versions_of: dict[MemberKey, list[RegisteredMember]] = {}
     for found in sorted(versions, key=lambda version: int(version.version)):
-        versions_of.setdefault(MemberKey.from_tags(found.tags), []).append(_member(found))
+        versions_of.setdefault(MemberKey.from_tags(found.tags), []).append(member_of(found))
     runs = children(store, parent) if parent is not None else {}
     return tuple(
         MemberState(
@@ -227,7 +227,8 @@ def _parents(store: Store, versions: Sequence[ModelVersion]) -> list[Run]:
     return [run for run in runs if run is not None]
 
 
-def _member(found: ModelVersion) -> RegisteredMember:
+def member_of(found: ModelVersion) -> RegisteredMember:
+    """A member from its registered version."""
     key = MemberKey.from_tags(found.tags)
     return RegisteredMember(
         run=found.tags["run"],

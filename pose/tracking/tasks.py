@@ -3,8 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pose.tracking import pages
+from torch import nn
+
+from pose.tracking import exports, pages
+from pose.tracking.exports import Exported
 from pose.tracking.store import NOTE_TAG, Store
+from pose_models.predictor import PredictorConfig
 
 
 class TaskRecord:
@@ -26,6 +30,10 @@ class TaskRecord:
         self._store.set_tags(self.run_id, {**tags, NOTE_TAG: note})
         for path in files:
             self._store.client.log_artifact(self.run_id, str(path))
+
+    def log_exported(self, exported: Exported, model: nn.Module, config: PredictorConfig) -> str:
+        """As `exports.log_exported`."""
+        return exports.log_exported(self._store, self.run_id, exported, model, config)
 
     def artifact(self, name: str) -> str:
         """Where an artifact lies; a path where the store is on this machine."""

@@ -165,13 +165,13 @@ class Tracker:
 
     def open_vote(self, name: str, tags: Mapping[str, str]) -> "VoteRecord":
         """The run of a vote: the one that `mlflow run` made, or a new one."""
-        return VoteRecord(self._store, self._open_task("ensemble", name, tags))
+        return VoteRecord(self._store, self._take_or_create("ensemble", name, tags))
 
-    def open_comparison(self, name: str, tags: Mapping[str, str]) -> TaskRecord:
-        """The run of a comparison, likewise."""
-        return TaskRecord(self._store, self._open_task("compare", name, tags))
+    def open_task(self, kind: str, name: str, tags: Mapping[str, str]) -> TaskRecord:
+        """The run of a comparison or an export, likewise; `kind` is a tag of it."""
+        return TaskRecord(self._store, self._take_or_create(kind, name, tags))
 
-    def _open_task(self, kind: str, name: str, tags: Mapping[str, str]) -> str:
+    def _take_or_create(self, kind: str, name: str, tags: Mapping[str, str]) -> str:
         """The id of the run that `mlflow run` made, or of a new one."""
         given, experiment_id = self._take_given()
         tags = {**process_tags(), **tags, "kind": kind}
@@ -226,6 +226,10 @@ class Tracker:
     def find_side(self, text: str, registry_name: str, folder: Path) -> contestants.FoundSide:
         """As `contestants.find_side`."""
         return contestants.find_side(self._store, text, registry_name, folder)
+
+    def find_trained(self, uri: str, folder: Path) -> contestants.FoundSide:
+        """As `contestants.find_trained`."""
+        return contestants.find_trained(self._store, uri, folder)
 
     def fetch_val_predictions(self, member: RegisteredMember, folder: Path) -> Predictions:
         """As `contestants.fetch_val_predictions`."""
