@@ -46,6 +46,7 @@ VOTES = {
     "soft, thresholds": FitSpec(rule="soft", has_offsets=True),
     TTA: FitSpec(rule="soft"),
 }
+DATA = ("digits", "two", "demo")
 AIM = 18 / 20
 SHIFT: Views = ("shift",)
 
@@ -280,6 +281,7 @@ def main() -> None:
     ours.add_dataset_option(parser)
     parser.add_argument("--num-images", type=int, default=3000, help="images of the demo data")
     parser.add_argument("--repetitions", type=int, default=20)
+    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument(
         "--quick", action="store_true", help="no demo data, and auto for two classes only"
     )
@@ -290,11 +292,12 @@ def main() -> None:
     args = parser.parse_args()
     max_auto_classes = 2 if args.quick else args.max_auto_classes
     warnings.filterwarnings("ignore", category=ConvergenceWarning)
-    sources = {
-        "digits": (read_digits(), 450),
-        "digits, two classes, 83 % and 17 %": (read_two_classes(), 300),
-    }
-    if not args.quick:
+    sources = {}
+    if "digits" in args.data:
+        sources["digits"] = (read_digits(), 450)
+    if "two" in args.data:
+        sources["digits, two classes, 83 % and 17 %"] = (read_two_classes(), 300)
+    if "demo" in args.data and not args.quick:
         with (
             ours.data_folder(args.dataset, args.num_images) as demo,
             tempfile.TemporaryDirectory() as cache,
