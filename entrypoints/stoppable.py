@@ -40,15 +40,23 @@ def say_stale_stop(stop: StopRequest, display: "Display") -> None:
         display.say("stop.txt is left over from an earlier run; it asks for nothing now")
 
 
-def bring_registered_weights(resolved: "ResolvedRun", setup: "Setup") -> "ResolvedRun":
-    """The same run; weights in the tracking store that it starts from are on this machine then.
+def bring_registered(resolved: "ResolvedRun", setup: "Setup") -> "ResolvedRun":
+    """The same run; what it needs of models in the tracking store is on this machine then.
+
+    That are the weights that it starts from, and the soft labels that it learns.
 
     Raises:
         InputError: they are not in the tracking store.
     """
-    if not (resolved.recipe.weights or "").startswith("models:/"):
-        return resolved
-    from pose.run import bring_weights
-    from pose.tracking import Tracker
+    if (resolved.recipe.weights or "").startswith("models:/"):
+        from pose.run import bring_weights
+        from pose.tracking import Tracker
 
-    return bring_weights(resolved, setup, Tracker())
+        resolved = bring_weights(resolved, setup, Tracker())
+    if resolved.recipe.distil is not None:
+        from pose.console import Console
+        from pose.distil import bring_soft_labels
+        from pose.tracking import Tracker
+
+        resolved = bring_soft_labels(resolved, setup, Tracker(), Console())
+    return resolved

@@ -13,7 +13,7 @@ from entrypoints.options import (
     option,
     run_command,
 )
-from entrypoints.stoppable import bring_registered_weights, say_stale_stop, work_until_stopped
+from entrypoints.stoppable import bring_registered, say_stale_stop, work_until_stopped
 from pose.config import Recipe, Setup, SweepSetup
 from pose.named_runs import ResolvedRun, resolve_run
 from pose.stop import StopRequest
@@ -51,7 +51,7 @@ def _sweep(
     from pose.sweep import make_sweep_plan, sweep
     from pose.tracking import Tracker
 
-    plan = make_sweep_plan(bring_registered_weights(resolved, run_setup), setup, run_setup)
+    plan = make_sweep_plan(bring_registered(resolved, run_setup), setup, run_setup)
     console = Console()
     say_stale_stop(stop, console)
     result = sweep(plan, Tracker(given_run_id, say=console.say), console, stop)

@@ -14,7 +14,7 @@ from entrypoints.options import (
     option,
     run_command,
 )
-from entrypoints.stoppable import bring_registered_weights, say_stale_stop, work_until_stopped
+from entrypoints.stoppable import bring_registered, say_stale_stop, work_until_stopped
 from pose.config import Recipe, Setup
 from pose.errors import InputError
 from pose.named_runs import NAMED_RUNS, ResolvedRun, resolve_run
@@ -70,7 +70,7 @@ def _train(
     dry_run: bool,
 ) -> None:
     # Imported here: --help and --list need not wait for torch and MLflow.
-    resolved = bring_registered_weights(resolved, setup)
+    resolved = bring_registered(resolved, setup)
     from pose.plan import check_located_data, make_plan
 
     plan = make_plan(resolved, setup)

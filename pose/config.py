@@ -131,6 +131,16 @@ class Recipe:
     random_erasing: float = setting(
         0.0, "probability of erasing a rectangle of an image", no_op=0.0
     )
+    distil: str | None = setting(
+        None,
+        "run or vote, by name or id, whose probabilities are learned in place of the labels",
+        no_op=None,
+    )
+    distil_sha256: str | None = setting(
+        None,
+        "what the SHA-256 of its members' weights must be; default: whatever it is",
+        no_op=None,
+    )
     exclude: str | None = setting(
         None,
         "CSV file with a column id, such as label_suspects.csv: images to train and validate "
@@ -227,6 +237,8 @@ class Recipe:
             _check(name, value, value is None or 0 <= value < 1, "in [0, 1)")
         if self.weights is None and self.weights_sha256 is not None:
             raise InputError("weights_sha256 must go with weights, got it alone")
+        if self.distil is None and self.distil_sha256 is not None:
+            raise InputError("distil_sha256 must go with distil, got it alone")
         if self.exclude is None and self.exclude_sha256 is not None:
             raise InputError("exclude_sha256 must go with exclude, got it alone")
 
@@ -267,6 +279,7 @@ class Recipe:
         # Where they lie does not matter, but what they are: `weights_sha256`, `exclude_sha256`.
         settings.pop("weights", None)
         settings.pop("exclude", None)
+        settings.pop("distil", None)
         if self.budget is not None:
             settings["budget"] = self.member_seconds()
         if self.folds:

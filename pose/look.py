@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pose.config import VoteSetup
+from pose.config import ComputeSetup, VoteSetup
 from pose.data.cache import ImageCache, cache_root_of, open_cache
 from pose.data.folder import Dataset, read_dataset
 from pose.device import pick_device, pick_precision
@@ -42,7 +42,7 @@ def look_again(
     """
     try:
         dataset = read_dataset(folder)
-        images = _decode(dataset, members, setup, display)
+        images = decode_labelled(dataset, members, setup, display)
     except InputError as error:
         return Looked(reason=f"the labelled images cannot be read ({error})")
     row_of = {image_id: row for row, image_id in enumerate(dataset.ids)}
@@ -111,8 +111,8 @@ def _combined(plain: np.ndarray, sums: Mapping[str, np.ndarray]) -> list[tuple[V
     ]
 
 
-def _decode(
-    dataset: Dataset, members: Sequence[Member], setup: VoteSetup, display: Display
+def decode_labelled(
+    dataset: Dataset, members: Sequence[Member], setup: ComputeSetup, display: Display
 ) -> dict[tuple[Framing, bool], ImageCache]:
     """The labelled images of each way of decoding; training has left them decoded."""
     return {

@@ -123,7 +123,7 @@ def bring_voters(
     """
     models, members = [], []
     for number, registered in enumerate(found.registered):
-        model, member = _bring(registered, tracker, staging / f"member_{number}")
+        model, member = bring_member(registered, tracker, staging / f"member_{number}")
         _show_member(member, display)
         models.append(model)
         members.append(member)
@@ -138,9 +138,14 @@ def bring_voters(
     )
 
 
-def _bring(
+def bring_member(
     found: RegisteredMember, tracker: Tracker, folder: Path
 ) -> tuple[ImageClassifier, Member]:
+    """A member's network and what it is, brought through `folder`.
+
+    Raises:
+        InputError: it is damaged, or not the one that was registered.
+    """
     tracker.fetch_member(found, folder)
     model, card = seed_folder.read_model(folder, name=f"{found.name} ({found.uri})")
     weights_sha256 = card.weights_sha256 or seed_folder.weights_sha256(model.state_dict())

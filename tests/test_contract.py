@@ -348,7 +348,7 @@ LAYERS = (
     "pose_models demo",
     "config device named_runs display weights",
     "data",
-    "archive model_card predictions plan scoring training",
+    "archive model_card predictions plan scoring soft_labels training",
     "ensembling",
     "results",
     "overview",
@@ -359,7 +359,7 @@ LAYERS = (
     "compare_page",
     "export",
     "export_command predict serving",
-    "look restore sync run vote voters",
+    "distil look restore sync run vote voters",
     "compare importing sweep",
     "entrypoints",
 )

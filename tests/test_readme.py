@@ -236,9 +236,9 @@ LINES = sorted(
     }
 )
 MLFLOW_RUNS = [line for line in LINES if line.startswith("mlflow run . -e")]
-# A dry run reads the files that it is given or named; those in the pages are the reader's own, or
+# A dry run reads the files and runs that it is given; those in the pages are the reader's own, or
 # downloaded.
-READ_FILES = ("weights=", "exclude=", "run=finetune")
+READ_FILES = ("weights=", "exclude=", "distil=", "run=finetune")
 TRAIN_RUNS = [
     line
     for line in MLFLOW_RUNS

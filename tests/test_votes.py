@@ -19,6 +19,7 @@ from mlflow.entities.model_registry import ModelVersion
 from pose.compare import compare_runs
 from pose.config import CompareSetup, ExportSetup, Setup, VoteSetup
 from pose.display import NoDisplay
+from pose.distil import bring_soft_labels
 from pose.ensembling.fit import FitSpec
 from pose.ensembling.held_out import decide, with_abstention
 from pose.ensembling.members import check_classes
@@ -507,3 +508,24 @@ def test_a_vote_and_a_member_are_exported_as_models_of_mlflow(place):
     torch.testing.assert_close(found, member, rtol=0, atol=1e-4)
     assert record["exports"][0]["equal_labels"] == 1
     assert (out_dir / "model.pt2").exists()
+
+
+# Students
+
+
+def test_a_student_learns_from_a_run(place):
+    small = {"model": "simple_cnn", "image_size": 16, "num_epochs": 1, "batch_size": 64}
+    setup = Setup(dataset=str(place.data))
+    display = Said()
+    asked = resolve_run(None, "student", {**small, "seeds": (5,), "distil": "tiny"})
+    run = bring_soft_labels(asked, setup, Tracker(), display)
+    assert "480 by all, since each trained on them" in display.text
+    assert "120 of them by teachers that did not train on them" in display.text
+    train_run(make_plan(run, setup), Tracker(), NoDisplay(), lambda: None)
+    (student,) = place.client().search_model_versions("tags.run = 'student'")
+    tags = place.client().get_run(student.run_id).data.params
+    assert tags["distil"] == "tiny"
+    assert tags["distil_sha256"] == run.recipe.distil_sha256
+    wrong = dataclasses.replace(asked.recipe, distil_sha256="0")
+    with pytest.raises(InputError, match="distil_sha256 must be that of the members of tiny"):
+        bring_soft_labels(dataclasses.replace(asked, recipe=wrong), setup, Tracker(), NoDisplay())

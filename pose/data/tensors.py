@@ -26,6 +26,8 @@ class TrainingData:
         labels: `(N,)` int64, on the device.
         train_rows: `(num_train,)` int64 rows of `images` that train, on the CPU.
         val_rows: `(num_val,)` that validate.
+        soft_labels: `(N, num_classes)` float32 on the device, learned in place of the labels;
+            None: the labels are.
         mirrors: `(num_classes,)` int64 class of each class's mirror image, -1: never flipped.
     """
 
@@ -34,6 +36,7 @@ class TrainingData:
     train_rows: Tensor
     val_rows: Tensor
     mirrors: Tensor
+    soft_labels: Tensor | None = None
 
 
 def framing_of(recipe: Recipe) -> Framing:

@@ -1,5 +1,6 @@
 """Trains one seed, from its job to its folder."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pose.results import SeedResult
 from pose.seeds import folder as seed_folder
 from pose.seeds.job import SeedJob, SeedTracker
 from pose.seeds.output import write_results
+from pose.soft_labels import read_soft_labels, soft_labels_path
 from pose.stop import Stop, ending
 from pose.training.loop import train
 from pose.training.model import build_for_training
@@ -69,6 +71,8 @@ def _train(
     precision = pick_precision(job.precision, device)
     data = training_data(loaded, recipe, job.key, device)
     labels = loaded.dataset.classes.labels
+    if recipe.distil_sha256 is not None:
+        data = _with_soft_labels(data, job, loaded, recipe.distil_sha256)
     state = start_state(lambda: build_started(job, labels, data), recipe, job.seed, device)
     # What a checkpoint must belong to if it is to be continued.
     identity = {
@@ -129,6 +133,16 @@ def _train(
     elif (job.output / seed_folder.CHECKPOINT).exists():
         tracker.log_checkpoint(job.output)
     return result
+
+
+def _with_soft_labels(
+    data: TrainingData, job: SeedJob, loaded: LoadedData, teachers: str
+) -> TrainingData:
+    """The data with what the teachers say of it."""
+    path = soft_labels_path(job.cache_root or default_cache_root(), teachers, job.dataset)
+    dataset = loaded.dataset
+    soft = torch.from_numpy(read_soft_labels(path, dataset.ids, dataset.classes.labels))
+    return dataclasses.replace(data, soft_labels=soft.to(data.labels.device))
 
 
 def _tell_smaller(job: SeedJob, tracker: SeedTracker, display: Display) -> Callable[[int], None]:

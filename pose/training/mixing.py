@@ -27,14 +27,16 @@ def mix_batch(
     rectangle of 2 to 20 % of the area with the image's mean colour.
 
     Returns:
-        images `(n, 3, H, W)`; targets: `labels` `(n,)`, or `(n, num_classes)` float32 if mixed.
+        images `(n, 3, H, W)`; targets: `labels`, `(n,)` or soft ones `(n, num_classes)`; of the
+        latter form, float32, if mixed.
     """
     if recipe.random_erasing:
         images = _erase(images, recipe.random_erasing, generator)
     if not (recipe.mixup_alpha or recipe.cutmix_alpha):
         return images, labels
     own = _sample_own_part(recipe, images.shape[-2:], generator)
-    one_hot = F.one_hot(labels, num_classes).float()
+    is_soft = labels.is_floating_point()
+    one_hot = labels if is_soft else F.one_hot(labels, num_classes).float()
     # Each image with its neighbour: batches are shuffled already.
     mixed = torch.lerp(images.roll(1, dims=0), images, own)
     return mixed, torch.lerp(one_hot.roll(1, dims=0), one_hot, own.mean())

@@ -204,7 +204,8 @@ def training_batch(
 
     Returns:
         images `(n, 3, image_size, image_size)` float32 in 0..1; labels `(n,)` int64 after flips;
-        targets: the labels, or `(n, num_classes)` float32 where images were mixed.
+        targets: the labels, or `(n, num_classes)` float32 where images were mixed or soft labels
+            are learned.
     """
     device = data.labels.device
     images, labels = gather(data.images, rows, device), data.labels[rows.to(device)]
@@ -213,8 +214,21 @@ def training_batch(
         params = take_windows(params, framing_of(recipe), generator)
     images = augment_batch(images, params, recipe.image_size)
     labels = torch.where(params.is_flipped, data.mirrors[labels], labels)
-    images, targets = mix_batch(images, labels, len(data.mirrors), recipe, generator)
+    targets = labels
+    if data.soft_labels is not None:
+        targets = mirror_soft(data.soft_labels[rows.to(device)], params.is_flipped, data.mirrors)
+    images, targets = mix_batch(images, targets, len(data.mirrors), recipe, generator)
     return images, labels, targets
+
+
+def mirror_soft(soft: Tensor, is_flipped: Tensor, mirrors: Tensor) -> Tensor:
+    """Soft labels `(n, num_classes)` of images of which some `(n,)` were flipped.
+
+    What was probable for a class is so for its mirror image. A class without one keeps its own.
+    """
+    own = torch.arange(len(mirrors), device=mirrors.device)
+    mirrored = soft[:, torch.where(mirrors < 0, own, mirrors)]
+    return torch.where(is_flipped[:, None], mirrored, soft)
 
 
 def class_weights(labels: Tensor, num_classes: int, weighting: str) -> Tensor | None:
