@@ -88,7 +88,7 @@ def write_report(  # noqa: PLR0913 - each is a part of the report, and all are n
     goal_rows = [(goal.text, goal.measured, _verdict(goal.is_reached)) for goal in goals]
     facts = [
         ("command", f"`{_command(module)}`"),
-        ("commit", _commit()),
+        ("commit", commit()),
         ("date", datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")),
         ("hardware", _hardware(device or torch.device("cpu"))),
         ("versions", _versions()),
@@ -132,7 +132,7 @@ def _command(module: str) -> str:
     return " ".join(["python -m", module, *arguments])
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit checked out, and whether the measured code differs from it."""
     root = Path(__file__).parents[1]
     try:

@@ -5,6 +5,8 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.report import commit
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -40,15 +42,21 @@ class Outcomes:
 
     Args:
         path: JSON lines, one per try.
+
+    Attributes:
+        commits: where the tries were made, in their order.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._found: dict[tuple[str, str], Outcome] = {}
+        self._commit = commit()
+        self.commits: dict[str, None] = {}
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
                 fields = json.loads(line)
                 key = (fields.pop("fault"), fields.pop("name"))
+                self.commits[fields.pop("commit", "a commit that was not kept")] = None
                 self._found[key] = Outcome(**{**fields, "problems": tuple(fields["problems"])})
 
     def __contains__(self, one: Try) -> bool:
@@ -57,7 +65,9 @@ class Outcomes:
     def add(self, one: Try, outcome: Outcome) -> None:
         """Remember the outcome of a try."""
         self._found[one.fault, one.name] = outcome
-        fields = {"fault": one.fault, "name": one.name, **dataclasses.asdict(outcome)}
+        self.commits[self._commit] = None
+        named = {"fault": one.fault, "name": one.name, "commit": self._commit}
+        fields = {**named, **dataclasses.asdict(outcome)}
         with open(self._path, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(fields) + "\n")
 

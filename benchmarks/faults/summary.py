@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from benchmarks import report
-from benchmarks.faults import damage, kills
+from benchmarks.faults import damage, kills, long
 from benchmarks.faults.outcome import Outcome, Outcomes
 
 # At commit 56d6e32, before anything was done about it.
@@ -15,6 +15,20 @@ BEFORE: Mapping[str, str] = {
     damage.BITS: "2 of 400",
     "two runs on a new store, `python -m`": "0 of 7",
     "one run into two folders": "0 of 2",
+}
+
+# One fault of each part of the benchmark.
+FIRST: Mapping[str, str] = {
+    "damaged checkpoints": damage.BITS,
+    "damaged files of finished members": damage.FINISHED,
+    "stops of `python -m`": "stop.txt, `python -m`",
+    "stops of `mlflow run`": "stop.txt, `mlflow run`",
+    "random kills": kills.RANDOM,
+    "kills of `mlflow run`": kills.RANDOM_MLFLOW,
+    "kills at every point": kills.POINT,
+    "disks": "disk of the outputs full",
+    "pairs": "two runs on a new store, `python -m`",
+    "long runs": long.LONG,
 }
 
 
@@ -69,10 +83,17 @@ def write(outcomes: Outcomes, name: str) -> None:
             "predictions and cards equal an undisturbed run's bit for bit on the CPU; in MLflow no "
             "epoch, parameter, data set, artifact, version or metric is missing or doubled, "
             "nothing is RUNNING; no file that was begun is left; no traceback on the way",
+            f"tried at {', '.join(outcomes.commits)}",
+            *_not_tried(faults),
             "before: commit 56d6e32, by other scripts with the same meaning",
             "strange input (tables, images, folders, caches) is `make faults`",
         ],
     )
+
+
+def _not_tried(faults: Mapping[str, object]) -> list[str]:
+    missing = [part for part, fault in FIRST.items() if fault not in faults]
+    return [f"not tried yet: {', '.join(missing)}"] if missing else []
 
 
 def _survived(found: Sequence[Outcome]) -> int:
