@@ -61,7 +61,7 @@ def test_sixteen_bit_grayscale_keeps_its_range():
 def test_transparent_pixels_keep_their_colour():
     rgb = gradient(24, 24)
     alpha = np.full((24, 24, 1), 100, dtype=np.uint8)
-    rgba = Image.fromarray(np.concatenate([rgb, alpha], axis=-1), "RGBA")
+    rgba = Image.fromarray(np.concatenate([rgb, alpha], axis=-1))
     assert np.array_equal(read_image(encode(rgba, "PNG"), 24), pixels_of(Image.fromarray(rgb)))
 
 
