@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from sqlalchemy import URL
 
 from pose.tracking import database
 from pose.tracking.store import connect
@@ -48,3 +49,12 @@ def test_what_is_not_mlflows_is_never_replaced(store, content):
     before = store.read_bytes()
     database.ensure_whole(store, lambda uri: pytest.fail("made again"))
     assert store.read_bytes() == before
+
+
+def test_a_store_in_a_folder_of_any_name_is_made_where_its_address_says(tmp_path, monkeypatch):
+    folder = tmp_path / "Мои проекты 100% (1)"
+    folder.mkdir()
+    address = URL.create("sqlite", database=str(folder / "mlflow.db")).render_as_string()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    assert connect().current_experiment_id() == "0"
+    assert {path.name for path in folder.iterdir()} == {"mlflow.db", ".mlflow.db.lock"}

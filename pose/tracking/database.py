@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+from sqlalchemy import URL
+
 # A store that is being made by MLflow itself changes every second; one that does not is dead.
 SILENCE_SECONDS = 5
 MAX_WAIT_SECONDS = 10
@@ -38,7 +40,8 @@ def ensure_whole(path: Path, make: Callable[[str], object]) -> None:
         left_over.unlink()
     # Under another name, so that a partial one never has this one.
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    make(f"sqlite:///{new}")
+    # An address escapes what SQLAlchemy would read otherwise, such as a percent sign.
+    make(URL.create("sqlite", database=str(new)).render_as_string())
     os.replace(new, path)
 
 

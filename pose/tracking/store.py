@@ -14,6 +14,7 @@ from typing import Any
 import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.entities.model_registry import ModelVersion
+from sqlalchemy import make_url
 
 from pose.config import typed
 from pose.errors import InputError, one_line
@@ -258,7 +259,7 @@ def connect() -> Store:
             store = Store(uri)
             store.client.search_experiments(max_results=1)
             return store
-        path = Path(uri.removeprefix("sqlite:///"))
+        path = Path(make_url(uri).database or "")
         with locked(path.with_name(f".{path.name}.lock")):
             ensure_whole(path, lambda new: Store(new).client.search_experiments(max_results=1))
             store = Store(uri)
