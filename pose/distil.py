@@ -45,7 +45,7 @@ def bring_soft_labels(
     folder = find_dataset(setup, display)
     dataset = read_dataset(folder)
     with tempfile.TemporaryDirectory() as staging:
-        found = tracker.find_side(run.recipe.distil, setup.registry_name, Path(staging))
+        found = tracker.find_side(run.recipe.distil, setup.registry_name, Path(staging), "distil")
         brought = [
             bring_member(registered, tracker, Path(staging) / f"member_{number}")
             for number, registered in enumerate(found.members)

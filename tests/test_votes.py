@@ -526,6 +526,9 @@ def test_a_student_learns_from_a_run(place):
     tags = place.client().get_run(student.run_id).data.params
     assert tags["distil"] == "tiny"
     assert tags["distil_sha256"] == run.recipe.distil_sha256
+    lost = dataclasses.replace(asked.recipe, distil="nobody")
+    with pytest.raises(InputError, match="distil must be names or ids .*none of 'nobody'"):
+        bring_soft_labels(dataclasses.replace(asked, recipe=lost), setup, Tracker(), NoDisplay())
     wrong = dataclasses.replace(asked.recipe, distil_sha256="0")
     with pytest.raises(InputError, match="distil_sha256 must be that of the members of tiny"):
         bring_soft_labels(dataclasses.replace(asked, recipe=wrong), setup, Tracker(), NoDisplay())

@@ -41,11 +41,14 @@ class FoundSide:
     seeds: tuple[int, ...] = ()
 
 
-def find_side(store: Store, text: str, registry_name: str, folder: Path) -> FoundSide:
+def find_side(
+    store: Store, text: str, registry_name: str, folder: Path, option: str = "runs"
+) -> FoundSide:
     """What `text` names: a run's id, a training's name, or a vote's name in MLflow.
 
     Args:
         folder: for what must be fetched to know.
+        option: where it was typed, for messages.
 
     Raises:
         InputError: there is no such run, or it has no finished member.
@@ -58,8 +61,8 @@ def find_side(store: Store, text: str, registry_name: str, folder: Path) -> Foun
         return _vote(store, run, folder)
     if run is not None:
         raise InputError(
-            f"runs must name trainings or votes, but {text} is {_kind_text(kind)}: take the run "
-            "above it"
+            f"{option} must name trainings or votes, but {text} is {_kind_text(kind)}: take the "
+            "run above it"
         )
     names = {v.tags.get("run") for v in store.search_versions(f"name = '{registry_name}'")}
     if text in names:
@@ -68,8 +71,8 @@ def find_side(store: Store, text: str, registry_name: str, folder: Path) -> Foun
     if text in votes:
         return _vote(store, votes[text], folder)
     raise InputError(
-        f"runs must be names or ids of trainings and votes in this tracking store, found none of "
-        f"{text!r}; there are: {known((names | set(votes)) - {None})}"
+        f"{option} must be names or ids of trainings and votes in this tracking store, found none "
+        f"of {text!r}; there are: {known((names | set(votes)) - {None})}"
     )
 
 

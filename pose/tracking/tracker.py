@@ -223,9 +223,11 @@ class Tracker:
             may_be_unfinished=may_be_unfinished,
         )
 
-    def find_side(self, text: str, registry_name: str, folder: Path) -> contestants.FoundSide:
+    def find_side(
+        self, text: str, registry_name: str, folder: Path, option: str = "runs"
+    ) -> contestants.FoundSide:
         """As `contestants.find_side`."""
-        return contestants.find_side(self._store, text, registry_name, folder)
+        return contestants.find_side(self._store, text, registry_name, folder, option)
 
     def find_trained(self, uri: str, folder: Path) -> contestants.FoundSide:
         """As `contestants.find_trained`."""
