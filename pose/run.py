@@ -42,6 +42,8 @@ from pose.weights import keep_weights
 # Says in a run's folder which run it belongs to.
 OWNER_FILE = "training.json"
 OUT_OF_FOLD = "out_of_fold.csv"
+# The part of the rows above which members that know too little are the likelier reason.
+MANY_SUSPECTS = 0.2
 EXCLUDED = "excluded.csv"
 
 
@@ -310,7 +312,10 @@ def _log_suspects(
     path = plan.folder / result_pages.SUSPECTS
     write_text(path, suspects_csv(suspects, held_out.ids, loaded.dataset.classes.labels))
     record.log_file(path)
-    display.say(f"label suspects: {len(suspects)} of {held_out.rows_text()}, {path}")
+    # Datasets have a few per cent of wrong labels (Northcutt et al., 2021, arXiv:2103.14749).
+    is_doubtful = len(suspects) > MANY_SUSPECTS * len(held_out.ids)
+    doubt = "; so many say more of the members than of the labels" if is_doubtful else ""
+    display.say(f"label suspects: {len(suspects)} of {held_out.rows_text()}, {path}{doubt}")
     return len(suspects)
 
 
