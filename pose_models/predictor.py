@@ -127,6 +127,10 @@ class Predictor:
         self._device = torch.device(device)
         members = list(model.members) if isinstance(model, SeedEnsemble) else [model]
         self._first = members[0]
+        self._decodings = config.decodings
+        if len(members) < len(config.decodings):
+            # An ensemble that was exported is one module, and resizes for its members itself.
+            self._decodings = (max(config.decodings, key=lambda decoding: decoding[0].canvas),)
         self._members = [self._prepared(member) for member in members]
         self._uses_bfloat16 = config.precision != "float32" and has_bfloat16(self._device)
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
@@ -161,7 +165,7 @@ class Predictor:
             images: as `pose_models.inputs.to_source` takes them, of any kinds and sizes.
             allow_paths: whether a text may name a file on this machine.
         """
-        decodings = sorted(set(self.config.decodings))
+        decodings = sorted(set(self._decodings))
         pixels = {
             (framing, obeys): np.zeros(
                 (len(images), 3, framing.canvas, framing.canvas), dtype=np.uint8
@@ -191,7 +195,7 @@ class Predictor:
             probs = torch.stack(
                 [
                     self._member_probs(member, pixels.images[decoding])
-                    for member, decoding in zip(self._members, self.config.decodings, strict=True)
+                    for member, decoding in zip(self._members, self._decodings, strict=True)
                 ]
             )
             combined = combine(probs, self.how)
@@ -227,7 +231,7 @@ class Predictor:
 
     def first_images(self, pixels: Pixels) -> torch.Tensor:
         """The images as the first member gets them, `(N, 3, S, S)` uint8."""
-        return pixels.images[self.config.decodings[0]]
+        return pixels.images[self._decodings[0]]
 
     def predict_all(
         self,

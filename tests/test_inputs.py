@@ -146,6 +146,19 @@ def test_a_table_has_a_row_per_image_of_any_kind_and_size(table, files):
     assert np.ptp(probs[:8], axis=0).max() < 1e-6
 
 
+def test_an_ensemble_that_is_one_module_answers_as_its_members_do(files):
+    """As one that was exported."""
+    torch.manual_seed(0)
+    whole = SeedEnsemble([build_model("simple_cnn", LABELS, 24).eval() for _ in range(2)])
+    config = PredictorConfig(labels=LABELS, names=NAMES, decodings=((Framing(size=24), True),) * 2)
+    one, members = (
+        ImageTable(Predictor(model, config)).predict(files)
+        for model in (torch.nn.Sequential(whole), whole)
+    )
+    assert list(one["label"]) == list(members["label"])
+    np.testing.assert_allclose(one["p_left"], members["p_left"], atol=1e-2)
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
