@@ -14,6 +14,7 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from torch import Tensor
 
+from pose.config import Recipe
 from pose.seeds import folder as seed_folder
 
 # Columns and metrics that differ between two runs of the same.
@@ -169,7 +170,7 @@ def read_facts(project: Path, run: str) -> Facts:
             parents=len(parents),
             status=parent.info.status,
             metrics=set(parent.data.metrics),
-            params=_own_params(parent),
+            params=set(parent.data.params) - _params_of_mlflow(parent),
             tags=_own_tags(parent),
             artifacts={item.path for item in client.list_artifacts(parent.info.run_id)},
             # A command that was killed before it recorded anything has no tags.
@@ -178,10 +179,16 @@ def read_facts(project: Path, run: str) -> Facts:
         )
 
 
-def _own_params(parent: Run) -> set[str]:
-    """The parameters that a run has of itself; `mlflow run` records the command's in it."""
+def _params_of_mlflow(parent: Run) -> set[str]:
+    """The command's parameters that `mlflow run` recorded and that no run has of itself."""
     is_of_mlflow = "mlflow.project.entryPoint" in parent.data.tags
-    return set() if is_of_mlflow else set(parent.data.params)
+    own = {field.name for field in dataclasses.fields(Recipe)} | {
+        "recipe",
+        "device",
+        "precision",
+        "threads",
+    }
+    return set(parent.data.params) - own if is_of_mlflow else set()
 
 
 def _own_tags(run: Run) -> set[str]:
