@@ -146,7 +146,13 @@ def test_the_parent_carries_the_summary(project):
     note = parent.data.tags["mlflow.note.content"]
     assert all(f"| {seed} |" in note for seed in SEEDS)
     names = {item.path for item in project.client().list_artifacts(parent.info.run_id)}
-    assert names == {"data_report.txt", "near_twins.csv", "report.html", "seeds.png"}
+    assert names == {
+        "data_report.txt",
+        "label_suspects.csv",
+        "near_twins.csv",
+        "report.html",
+        "seeds.png",
+    }
 
 
 def test_each_command_ends_with_the_next_and_runs_lists_them(project, votes, data):
