@@ -182,12 +182,9 @@ def read_facts(project: Path, run: str) -> Facts:
 def _params_of_mlflow(parent: Run) -> set[str]:
     """The command's parameters that `mlflow run` recorded and that no run has of itself."""
     is_of_mlflow = "mlflow.project.entryPoint" in parent.data.tags
-    own = {field.name for field in dataclasses.fields(Recipe)} | {
-        "recipe",
-        "device",
-        "precision",
-        "threads",
-    }
+    # Seeds are no parameter of a run, but its tag.
+    own = {field.name for field in dataclasses.fields(Recipe)} - {"seeds"}
+    own |= {"recipe", "device", "precision", "threads"}
     return set(parent.data.params) - own if is_of_mlflow else set()
 
 
