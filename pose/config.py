@@ -699,7 +699,9 @@ def check_registry_name(name: str) -> None:
 
 def _check(name: str, value: Any, is_valid: bool, expected: str) -> None:
     if not is_valid:
-        raise InputError(f"{name} must be {expected}, got {value}")
+        # As it is typed.
+        shown = "none" if value is None else value
+        raise InputError(f"{name} must be {expected}, got {shown}")
 
 
 def _check_seeds(name: str, seeds: tuple[int, ...]) -> None:

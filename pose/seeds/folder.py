@@ -160,7 +160,7 @@ def read_model(folder: Path, name: str = "") -> tuple[ImageClassifier, ModelCard
     # A state dict of another network, or no state dict at all.
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise InputError(
-            f"{name} must hold the weights of a {WEIGHTS}, found: {one_line(error)}"
+            f"{name} must have the weights of {card.model} in {WEIGHTS}, found: {one_line(error)}"
         ) from error
     if card.weights_sha256 and weights_sha256(weights) != card.weights_sha256:
         raise InputError(
