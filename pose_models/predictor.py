@@ -199,7 +199,9 @@ class Predictor:
                 ]
             )
             combined = combine(probs, self.how)
-            calibrated = combine(probs, dataclasses.replace(self.how, offsets=()))
+            calibrated = combined
+            if self.how.offsets:
+                calibrated = combine(probs, dataclasses.replace(self.how, offsets=()))
         return Answer(
             preds=combined.argmax(dim=1).cpu().numpy(),
             probs=calibrated.double().cpu().numpy(),
