@@ -113,7 +113,7 @@ class Console:
         if sweep.command:
             self.say(
                 "the best's score is flattering, since it was chosen by it; train it with new "
-                f"seeds:\n{sweep.command} -P seeds=100,101,102"
+                f"seeds:\n{sweep.command}"
             )
 
     def show_vote(self, vote: Vote) -> None:

@@ -164,7 +164,9 @@ def test_a_sweep_through_mlflow_run_ends_with_the_command_for_its_best(tmp_path,
     (command,) = [line for line in out.splitlines() if line.startswith("mlflow run . -e train")]
     rate = trial.data.params["learning_rate"]
     assert f"-P dataset={stripes}" in command and f"-P learning_rate={rate}" in command
-    assert "-P model=simple_cnn -P seeds=4" in command and command.endswith("-P seeds=100,101,102")
+    assert "-P model=simple_cnn " in command and command.endswith("-P seeds=100,101,102")
+    # `mlflow run` refuses a parameter that is there twice.
+    assert command.count("-P seeds=") == 1
     error = project.run(
         *project.mlflow_command("sweep", space="learning_rate:fast", dataset=stripes), code=1
     )
