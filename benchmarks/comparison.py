@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks import report
 from pose import metrics
+from pose.ensembling.analysis import mean_probs
 from pose.ensembling.comparison import Components, Contestant, compare
 from pose.ensembling.joined import Joined
-from pose.result_pages import mean_probs
 
 NUM_CLASSES = 6
 CLASS_LABELS = tuple(map(str, range(NUM_CLASSES)))

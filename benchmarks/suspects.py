@@ -36,10 +36,9 @@ from pose.data.exclusion import ids_csv
 from pose.data.labels import read_label_rows
 from pose.data.tensors import load_recipe_data, training_data
 from pose.device import pick_precision
-from pose.ensembling.analysis import HeldOut, hold_out
+from pose.ensembling.analysis import HeldOut, hold_out, mean_probs
 from pose.ensembling.suspects import find_suspects, suspects_csv
 from pose.metrics import f1_of
-from pose.result_pages import mean_probs
 from pose.seeds.output import predict_validation
 from pose.seeds.train import build_fitted
 from pose.training.loop import train

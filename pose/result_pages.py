@@ -1,5 +1,6 @@
 """report.html of a run and of a vote: what is shown, gathered from results, data and networks."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,13 +11,14 @@ from pose.config import Recipe
 from pose.data.folder import Dataset, read_dataset
 from pose.data.loaded import LoadedData
 from pose.display import Display
-from pose.ensembling.analysis import HeldOut, confident_mistakes, held_out_of, hold_out
+from pose.ensembling.analysis import HeldOut, confident_mistakes, held_out_of, hold_out, mean_probs
 from pose.ensembling.diversity import vote_disagreement
 from pose.ensembling.fit import Combine
-from pose.ensembling.suspects import find_suspects
+from pose.ensembling.suspects import SUSPECTS_FILE, Suspect, find_suspects
+from pose.ensembling.validated import Validated
 from pose.errors import InputError, one_line
 from pose.files import read_bytes, write_text
-from pose.predictions import Predictions, read_predictions
+from pose.predictions import Predictions
 from pose.reports import card, page
 from pose.reports.page import MAX_CARDS, Card, Fact, Gallery, Page
 from pose.results import SeedResult, Vote, spread
@@ -29,7 +31,6 @@ from pose_models.framing import Framing
 from pose_models.heatmap import heat_maps
 
 NAME = "report.html"
-SUSPECTS = "label_suspects.csv"
 FITTED = (
     "The vote was fitted on labelled rows; here each of them is predicted by what was fitted "
     "without it: five parts in turn were left out while the rest decided."
@@ -52,29 +53,25 @@ def write_page(path: Path, make: Callable[[], str], display: Display) -> bool:
     return True
 
 
-def mean_probs(probs: np.ndarray) -> np.ndarray:
-    """The soft vote of `(M, N, C)`, `(N, C)` float64."""
-    mean: np.ndarray = probs.mean(axis=0, dtype=np.float64)
-    return mean
-
-
 def run_page(
-    title: str, recipe: Recipe, loaded: LoadedData, results: Sequence[SeedResult], folder: Path
+    title: str,
+    recipe: Recipe,
+    loaded: LoadedData,
+    results: Sequence[SeedResult],
+    validated: Validated,
+    folder: Path,
 ) -> str:
     """The page of a run as HTML.
 
     Args:
-        results: of its finished seeds.
-        folder: where the seeds' folders lie. A seed that lacks its folder, as after a move to
-            another machine, is in the table and the curves alone.
+        results: of its finished members.
+        validated: their predictions. A member without them, as after a move to another machine, is
+            in the table and the curves alone.
+        folder: where the members' folders lie.
     """
-    folders = {result.key: folder / result.key.folder for result in results}
-    predictions = val_predictions(results, folder)
-    held_out = hold_out(predictions, mean_probs)
-    everything = hold_out(predictions, mean_probs, has_all=True)
-    best = max(results, key=lambda result: result.val_f1)
-    has_best = (folders[best.key] / seed_folder.CONFIG).exists()
-    model = seed_folder.read_model(folders[best.key])[0] if has_best else None
+    held_out = validated.held_out
+    best = folder / max(results, key=lambda result: result.val_f1).key.folder
+    model = seed_folder.read_model(best)[0] if (best / seed_folder.CONFIG).exists() else None
     row_of = dict(zip(loaded.dataset.ids, loaded.rows.tolist(), strict=True))
 
     def pixels(image_id: str) -> np.ndarray | None:
@@ -82,6 +79,7 @@ def run_page(
         return None if row is None else loaded.images[row].permute(1, 2, 0).cpu().numpy()
 
     names = loaded.dataset.classes.names
+    cards = _CardMaker(names=names, pixels=pixels, model=model)
     val_f1 = spread([result.val_f1 for result in results])
     mean = Fact(
         name="a single member, macro F1",
@@ -107,24 +105,15 @@ def run_page(
             held_out=held_out,
             class_names=names,
             galleries=(
-                *_labelled_galleries(held_out, names, pixels, model),
-                *_suspects_gallery(everything, names, pixels, model, f"; all are in {SUSPECTS}"),
+                *_labelled_galleries(held_out, cards),
+                *_suspects_gallery(
+                    validated.every_row, validated.suspects, cards, f"; all are in {SUSPECTS_FILE}"
+                ),
             ),
             sheet=_sheet(recipe, loaded),
             data=loaded.dataset.report(),
         )
     )
-
-
-def val_predictions(results: Sequence[SeedResult], folder: Path) -> list[Predictions]:
-    """What finished members predict of the rows that validated them.
-
-    Args:
-        folder: the run's. A member that lacks its own there, as after a move to another machine,
-            is left out.
-    """
-    paths = [folder / result.key.folder / seed_folder.VAL_PREDICTIONS for result in results]
-    return [read_predictions(path) for path in paths if path.exists()]
 
 
 def vote_page(
@@ -158,18 +147,25 @@ def vote_page(
         pixels = file_reader(
             dict(zip(dataset.ids, dataset.files, strict=True)), *seed_folder.decoding_of(first)
         )
+        cards = _CardMaker(names=first.names, pixels=pixels, model=model)
+        every_row = _held_out_from_any(result, combine)
+        suspects = [] if every_row is None else find_suspects(every_row)
         galleries = (
-            *_labelled_galleries(held_out, first.names, pixels, model),
-            *_suspects_gallery(_held_out_from_any(result, combine), first.names, pixels, model),
+            *_labelled_galleries(held_out, cards),
+            *_suspects_gallery(every_row, suspects, cards),
         )
     disagreement = vote_disagreement(probs)
     rows = [int(row) for row in np.argsort(-disagreement, kind="stable")[:MAX_CARDS]]
     rows = [row for row in rows if disagreement[row] > 0]
-    pixels = file_reader(test_files, *seed_folder.decoding_of(first))
+    cards = _CardMaker(
+        names=first.names,
+        pixels=file_reader(test_files, *seed_folder.decoding_of(first)),
+        model=model,
+    )
     galleries += _gallery(
         "Test images on which members disagree most",
         f"of {len(tests.ids)} test images; all members agree on {result.unanimity:.1%} of them",
-        _cards(tests, rows, first.names, pixels, model),
+        cards.of(tests, rows),
     )
     lines = zip(result.members, result.agreement, strict=True)
     return page.render(
@@ -268,9 +264,7 @@ def file_reader(files: dict[str, Path], framing: Framing, obey_exif: bool) -> Pi
     return pixels
 
 
-def _labelled_galleries(
-    held_out: HeldOut | None, names: Sequence[str], pixels: PixelsOf, model: ImageClassifier | None
-) -> tuple[Gallery, ...]:
+def _labelled_galleries(held_out: HeldOut | None, cards: "_CardMaker") -> tuple[Gallery, ...]:
     if held_out is None:
         return ()
     rows_text = held_out.rows_text()
@@ -278,7 +272,7 @@ def _labelled_galleries(
     galleries = _gallery(
         "Most confident mistakes",
         f"of the ensemble on {rows_text}",
-        _cards(combined, confident_mistakes(held_out, MAX_CARDS), names, pixels, model),
+        cards.of(combined, confident_mistakes(held_out, MAX_CARDS)),
     )
     if held_out.probs is not None and len(held_out.probs) > 1:
         disagreement = vote_disagreement(held_out.probs)
@@ -287,20 +281,18 @@ def _labelled_galleries(
         galleries += _gallery(
             "Members disagree most",
             f"on these of {rows_text}",
-            _cards(combined, rows, names, pixels, model),
+            cards.of(combined, rows),
         )
     return galleries
 
 
 def _suspects_gallery(
     held_out: HeldOut | None,
-    names: Sequence[str],
-    pixels: PixelsOf,
-    model: ImageClassifier | None,
+    suspects: Sequence[Suspect],
+    cards: "_CardMaker",
     where: str = "",
 ) -> tuple[Gallery, ...]:
-    """The worst of the label suspects; `where` says where all of them are."""
-    suspects = find_suspects(held_out) if held_out is not None else []
+    """The worst of the label suspects among rows; `where` says where all of them are."""
     if held_out is None or not suspects:
         return ()
     rows = [suspect.row for suspect in suspects[:MAX_CARDS]]
@@ -308,7 +300,7 @@ def _suspects_gallery(
         "Suspect labels",
         f"{len(suspects)} labels that confident learning doubts, on {held_out.rows_text()}; the "
         f"surest first{where}",
-        _cards(_combined(held_out), rows, names, pixels, model),
+        cards.of(_combined(held_out), rows),
     )
 
 
@@ -325,32 +317,41 @@ def _gallery(title: str, note: str, cards: tuple[Card, ...]) -> tuple[Gallery, .
     return (Gallery(title=title, note=note, cards=cards),) if cards else ()
 
 
-def _cards(
-    predictions: Predictions,
-    rows: Sequence[int],
-    names: Sequence[str],
-    pixels: PixelsOf,
-    model: ImageClassifier | None,
-) -> tuple[Card, ...]:
-    """A card for each of `rows` whose image can be shown."""
-    shown = [(row, found) for row in rows if (found := pixels(predictions.ids[row])) is not None]
-    if not shown:
-        return ()
-    preds = predictions.preds()
-    images = np.stack([image for _, image in shown])
-    heats = _heats(model, images, preds[[row for row, _ in shown]])
-    labels = predictions.labels
-    return tuple(
-        Card(
-            image=page.picture_uri(image),
-            heat="" if heat is None else page.heat_uri(image, heat),
-            title=predictions.ids[row],
-            label="" if labels is None else names[labels[row]],
-            pred=names[preds[row]],
-            probs=page.likeliest(predictions.probs[row], names),
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _CardMaker:
+    """Makes cards of images.
+
+    Attributes:
+        names: of the classes.
+        pixels: of an image that is to be shown.
+        model: draws the heat maps, if there is one.
+    """
+
+    names: Sequence[str]
+    pixels: PixelsOf
+    model: ImageClassifier | None
+
+    def of(self, predictions: Predictions, rows: Sequence[int]) -> tuple[Card, ...]:
+        """A card for each of `rows` whose image can be shown."""
+        found = [(row, self.pixels(predictions.ids[row])) for row in rows]
+        shown = [(row, image) for row, image in found if image is not None]
+        if not shown:
+            return ()
+        preds = predictions.preds()
+        images = np.stack([image for _, image in shown])
+        heats = _heats(self.model, images, preds[[row for row, _ in shown]])
+        labels = predictions.labels
+        return tuple(
+            Card(
+                image=page.picture_uri(image),
+                heat="" if heat is None else page.heat_uri(image, heat),
+                title=predictions.ids[row],
+                label="" if labels is None else self.names[labels[row]],
+                pred=self.names[preds[row]],
+                probs=page.likeliest(predictions.probs[row], self.names),
+            )
+            for (row, image), heat in zip(shown, heats, strict=True)
         )
-        for (row, image), heat in zip(shown, heats, strict=True)
-    )
 
 
 def _heats(

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from pose.data.twin_search import with_twins
 from pose.data.twin_table import TWINS_FILE
 from pose.device import describe, keep_freed_memory
 from pose.display import Display
-from pose.ensembling.analysis import hold_out
 from pose.ensembling.out_of_fold import OutOfFold, score_folds
-from pose.ensembling.suspects import find_suspects, suspects_csv
+from pose.ensembling.suspects import SUSPECTS_FILE, suspects_csv
+from pose.ensembling.validated import Validated, look_at
 from pose.errors import InputError, one_line
 from pose.files import locked, remove_partials, write_text, writing
 from pose.member_key import MemberKey
@@ -77,11 +77,13 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
             record.settle()
             results = _train_members(plan, loaded, record, tracker, display, stop)
             finished = [result for result in results if result.is_finished]
-            out_of_fold = _score_folds(plan, record, finished)
+            validated = look_at(_val_predictions(plan, record, finished))
+            folds = plan.recipe.folds
+            out_of_fold = score_folds(validated.members, folds) if folds else None
             if finished:
-                num_suspects = _log_suspects(plan, loaded, record, finished, display)
-                _log_summary(plan, record, finished, out_of_fold, num_suspects)
-                _log_page(plan, loaded, record, finished, display)
+                _log_suspects(plan, loaded, record, validated, display)
+                _log_summary(plan, record, finished, out_of_fold, validated)
+                _log_page(plan, loaded, record, finished, validated, display)
         is_complete = len(finished) == len(plan.recipe.members(record.seeds))
         if is_complete:
             record.complete()
@@ -273,50 +275,37 @@ def _budget(plan: Plan, num_members: int, finished: Iterable[SeedResult]) -> Bud
     return budget
 
 
-def _score_folds(plan: Plan, record: RunRecord, finished: Sequence[SeedResult]) -> OutOfFold | None:
-    """The scores over all folds; None without folds, or before a seed has them all."""
-    if not plan.recipe.folds:
-        return None
-    predictions = {result.key: _val_predictions(plan, record, result.key) for result in finished}
-    return score_folds(predictions, plan.recipe.folds)
+def _val_predictions(
+    plan: Plan, record: RunRecord, finished: Iterable[SeedResult]
+) -> dict[MemberKey, Predictions]:
+    """Those of finished members, from their folders.
 
-
-def _val_predictions(plan: Plan, record: RunRecord, member: MemberKey) -> Predictions:
-    """Those of a finished member: in its folder, or in MLflow where that is gone."""
-    path = plan.folder / member.folder / seed_folder.VAL_PREDICTIONS
-    if not path.exists():
-        path = record.fetch_val_predictions(member, path.parent)
-    return read_predictions(path)
+    With folds, whose score needs them all, those that are gone come from MLflow.
+    """
+    found = {}
+    for key in (result.key for result in finished):
+        path = plan.folder / key.folder / seed_folder.VAL_PREDICTIONS
+        if not path.exists() and plan.recipe.folds:
+            path = record.fetch_val_predictions(key, path.parent)
+        if path.exists():
+            found[key] = read_predictions(path)
+    return found
 
 
 def _log_suspects(
-    plan: Plan,
-    loaded: LoadedData,
-    record: RunRecord,
-    finished: Sequence[SeedResult],
-    display: Display,
-) -> int | None:
-    """The labels that members contradict which did not train on them, as a table of the run.
-
-    Returns:
-        How many there are; None where no member's predictions are here.
-    """
-    # Imported here as in `_log_summary`: the page has drawings.
-    from pose import result_pages
-
-    predictions = result_pages.val_predictions(finished, plan.folder)
-    held_out = hold_out(predictions, result_pages.mean_probs, has_all=True)
+    plan: Plan, loaded: LoadedData, record: RunRecord, validated: Validated, display: Display
+) -> None:
+    """The labels that members contradict which did not train on them, as a table of the run."""
+    held_out, suspects = validated.every_row, validated.suspects
     if held_out is None:
-        return None
-    suspects = find_suspects(held_out)
-    path = plan.folder / result_pages.SUSPECTS
+        return
+    path = plan.folder / SUSPECTS_FILE
     write_text(path, suspects_csv(suspects, held_out.ids, loaded.dataset.classes.labels))
     record.log_file(path)
     # Datasets have a few per cent of wrong labels (Northcutt et al., 2021, arXiv:2103.14749).
     is_doubtful = len(suspects) > MANY_SUSPECTS * len(held_out.ids)
     doubt = "; so many say more of the members than of the labels" if is_doubtful else ""
     display.say(f"label suspects: {len(suspects)} of {held_out.rows_text()}, {path}{doubt}")
-    return len(suspects)
 
 
 def _log_summary(
@@ -324,7 +313,7 @@ def _log_summary(
     record: RunRecord,
     finished: list[SeedResult],
     out_of_fold: OutOfFold | None,
-    num_suspects: int | None,
+    validated: Validated,
 ) -> None:
     """The members together: mean, spread, table, bands, and the scores over all folds."""
     # Imported here: matplotlib takes a second, and the first epoch comes long before.
@@ -346,7 +335,7 @@ def _log_summary(
             "val_f1_mean": val_f1.mean,
             "val_f1_std": val_f1.std,
             "val_f1_best": best.val_f1,
-            **({} if num_suspects is None else {"num_label_suspects": num_suspects}),
+            **({"num_label_suspects": len(validated.suspects)} if validated.every_row else {}),
             **(_fold_metrics(out_of_fold) if out_of_fold else {}),
         },
         tags={f"best_{name}": value for name, value in best.key.tags().items()},
@@ -373,6 +362,7 @@ def _log_page(
     loaded: LoadedData,
     record: RunRecord,
     finished: list[SeedResult],
+    validated: Validated,
     display: Display,
 ) -> None:
     # Imported here as in `_log_summary`: the page has drawings.
@@ -382,7 +372,7 @@ def _log_page(
     title = f"{plan.run.name}: {plan.run.title()}"
     if result_pages.write_page(
         path,
-        lambda: result_pages.run_page(title, plan.recipe, loaded, finished, plan.folder),
+        lambda: result_pages.run_page(title, plan.recipe, loaded, finished, validated, plan.folder),
         display,
     ):
         record.log_file(path)

@@ -17,10 +17,10 @@ from pose import metrics
 from pose.compare import compare_runs
 from pose.config import CompareSetup
 from pose.display import NoDisplay
+from pose.ensembling.analysis import mean_probs
 from pose.ensembling.comparison import Components, Side, compare, mcnemar, meet
 from pose.errors import InputError
 from pose.predictions import Predictions, write_predictions
-from pose.result_pages import mean_probs
 from pose.results import Compared, Further
 from pose.tracking import Tracker
 

@@ -10,10 +10,11 @@ from PIL import Image, ImageEnhance
 
 from entrypoints import data as data_entry
 from pose.config import DataSetup, Recipe, Setup
-from pose.data import near_twins
+from pose.data import near_twins, twin_search
 from pose.data.near_twins import Marks, find_twins, marks_of
 from pose.data.split import num_twins, split_rows
 from pose.data.tensors import load_recipe_data
+from pose.data.twin_search import kept_marks
 from pose.display import NoDisplay
 from pose.errors import InputError
 from pose.member_key import MemberKey
@@ -98,11 +99,31 @@ def test_a_crowd_of_equal_images_is_one_group_without_a_look_at_all_pairs(monkey
 
 def test_copies_are_found_and_nothing_else(copied):
     loaded = load_recipe_data(copied, Recipe(group_near_twins=True, image_size=32))
-    twins = find_twins(loaded.marks)
+    twins = find_twins(kept_marks(loaded.images, loaded.folder))
     assert (SCENES[twins.pairs[:, 0]] == SCENES[twins.pairs[:, 1]]).all()
     alike = loaded.dataset.groups.joined(len(SCENES))
     whole = sum(len(set(alike[scene::NUM_SCENES])) == 1 for scene in range(NUM_SCENES))
     assert whole >= 0.95 * NUM_SCENES
+
+
+def test_marks_are_made_once_kept_beside_the_images_and_made_anew_if_damaged(copied, monkeypatch):
+    images = load_recipe_data(copied, Recipe(image_size=32))
+    made = kept_marks(images.images, images.folder)
+    path = images.folder / twin_search.MARKS
+
+    def not_again(*args: object) -> Marks:
+        raise AssertionError("marked a second time")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(twin_search, "marks_of", not_again)
+        kept = kept_marks(images.images, images.folder)
+        assert (kept.hashes == made.hashes).all() and (kept.thumbs == made.thumbs).all()
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    for damaged in (b"", whole[:100], whole[:half] + b"?!" + whole[half + 2 :]):
+        path.write_bytes(damaged)
+        assert (kept_marks(images.images, images.folder).hashes == made.hashes).all()
+        assert path.read_bytes() == whole
 
 
 # What it is for

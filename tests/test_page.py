@@ -22,6 +22,7 @@ from pose.ensembling.analysis import (
     confident_mistakes,
     f1_by_size,
     hold_out,
+    mean_probs,
     worst_pairs,
 )
 from pose.ensembling.diversity import (
@@ -29,9 +30,11 @@ from pose.ensembling.diversity import (
     pairwise_disagreement,
     vote_disagreement,
 )
+from pose.ensembling.validated import look_at
+from pose.member_key import MemberKey
 from pose.model_card import ModelCard, write_card
-from pose.predictions import Predictions, write_predictions
-from pose.result_pages import mean_probs, run_page, unfitted
+from pose.predictions import Predictions
+from pose.result_pages import run_page, unfitted
 from pose.results import SeedResult
 from pose.seeds.folder import write_weights
 from pose_models import Combination, build_model
@@ -221,11 +224,11 @@ def made(tmp_path_factory) -> tuple[str, float]:
     # Labels that all members contradict.
     probs[:, :5] = 0.05 / 19
     probs[:, np.arange(5), (labels[:5] + 1) % 20] = 0.95
-    results = []
+    results, predictions = [], {}
     for seed in range(3):
-        (folder / f"seed_{seed}").mkdir()
-        own = Predictions(ids=ids, probs=probs[seed], class_labels=NAMES, labels=labels)
-        write_predictions(folder / f"seed_{seed}" / "val_predictions.csv", own)
+        predictions[MemberKey(seed)] = Predictions(
+            ids=ids, probs=probs[seed], class_labels=NAMES, labels=labels
+        )
         history = [
             {"epoch": n, "val_f1": 1 - 1 / n, "val_loss": 1 / n, "train_loss": 1 / n}
             for n in range(1, 31)
@@ -257,10 +260,11 @@ def made(tmp_path_factory) -> tuple[str, float]:
     )
     recipe = Recipe(image_size=128, model="simple_cnn", augmentation="pose")
     model = build_model("simple_cnn", NAMES, 128)
+    (folder / "seed_0").mkdir()
     write_weights(folder / "seed_0" / "pose_cnn.pth", model.state_dict())
     write_card(folder / "seed_0" / "config.json", card_of(recipe))
     start = time.process_time()
-    text = run_page("demo", recipe, loaded, results, folder)
+    text = run_page("demo", recipe, loaded, results, look_at(predictions), folder)
     seconds = time.process_time() - start
     # To be looked at: pytest --basetemp says where.
     (folder / "report.html").write_text(text, encoding="utf-8")

@@ -17,13 +17,12 @@ from pose.data.folder import read_dataset
 from pose.data.loaded import load_data
 from pose.data.tensors import load_recipe_data
 from pose.display import NoDisplay
-from pose.ensembling.analysis import hold_out
+from pose.ensembling.analysis import hold_out, mean_probs
 from pose.ensembling.suspects import contradicted, find_suspects, suspects_csv
 from pose.errors import InputError
 from pose.named_runs import resolve_run
 from pose.plan import check_located_data, make_plan
 from pose.predictions import Predictions
-from pose.result_pages import mean_probs
 from pose.run import train_run
 from pose.tracking import Tracker
 

@@ -70,12 +70,15 @@ class ImageCache:
             system's page cache, not the process's own memory. Rows of bad files must not be used.
         digests: SHA-256 of each file's bytes, hexadecimal.
         bad: why a file could not be decoded, by row.
+        folder: where it is on disk. What is made of the pixels may be kept there: it goes when they
+            are made anew.
         notes: what a person should know about it, in lines.
     """
 
     images: torch.Tensor
     digests: tuple[str, ...]
     bad: dict[int, str]
+    folder: Path
     notes: tuple[str, ...] = ()
 
 
@@ -262,6 +265,7 @@ def _open(folder: Path, request: _Request, index: dict[str, Any]) -> ImageCache:
         images=torch.from_numpy(pixels),
         digests=tuple(index["digests"]),
         bad={int(row): reason for row, reason in index["bad"].items()},
+        folder=folder,
     )
 
 

@@ -8,7 +8,6 @@ import torch
 
 from pose.data.cache import Progress, open_cache
 from pose.data.folder import Dataset, dataset_digest, read_dataset
-from pose.data.near_twins import Marks
 from pose.data.twin_table import TwinTable
 from pose.errors import first_few, printable
 from pose_models import Framing
@@ -25,7 +24,7 @@ class LoadedData:
         contents: `(len(dataset.ids),)` digest of each image's file.
         digest: of ids, labels, contents and named groups.
         notes: about the decoded images, for people.
-        marks: of the labelled images, by which near twins are found; None: not made yet.
+        folder: of the decoded images; None: they are in memory alone.
         twins: those that the split comes between; None: not looked for.
     """
 
@@ -35,7 +34,7 @@ class LoadedData:
     digest: str
     contents: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    marks: Marks | None = None
+    folder: Path | None = None
     twins: TwinTable | None = None
 
     def lines(self) -> list[str]:
@@ -124,4 +123,5 @@ def load_data(
         digest=dataset_digest(usable, contents),
         contents=contents,
         notes=cache.notes,
+        folder=cache.folder,
     )

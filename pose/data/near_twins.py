@@ -47,6 +47,10 @@ class Marks:
     hashes: np.ndarray
     thumbs: np.ndarray
 
+    def of(self, rows: np.ndarray | list[int]) -> "Marks":
+        """Those of some images alone."""
+        return Marks(hashes=self.hashes[rows], thumbs=self.thumbs[rows])
+
     def followed_by(self, other: "Marks") -> "Marks":
         """These images, then those."""
         return Marks(

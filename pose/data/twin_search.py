@@ -1,7 +1,11 @@
 """Near twins of a whole data folder: among the labelled images, and between these and the tests."""
 
+import contextlib
 import dataclasses
+import io
+import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,16 +18,18 @@ from pose.data.loaded import LoadedData
 from pose.data.near_twins import SIDE, Marks, find_twins, marks_of
 from pose.data.twin_table import TwinTable, tabulate
 from pose.errors import InputError
+from pose.files import atomic_path, read_bytes
+
+# Beside the decoded images.
+MARKS = "marks.npz"
 
 
 def group_twins(loaded: LoadedData) -> LoadedData:
     """The same data, its near twins kept together."""
-    marks = marks_of(loaded.images, loaded.rows)
+    marks = kept_marks(loaded.images, loaded.folder).of(loaded.rows)
     alike = join(len(loaded.dataset.ids), [find_twins(marks).pairs])
     groups = dataclasses.replace(loaded.dataset.groups, alike=alike)
-    return dataclasses.replace(
-        loaded, dataset=dataclasses.replace(loaded.dataset, groups=groups), marks=marks
-    )
+    return dataclasses.replace(loaded, dataset=dataclasses.replace(loaded.dataset, groups=groups))
 
 
 def with_twins(loaded: LoadedData, recipe: Recipe, tests: ImageCache | None) -> LoadedData:
@@ -33,13 +39,46 @@ def with_twins(loaded: LoadedData, recipe: Recipe, tests: ImageCache | None) -> 
         tests: the decoded test images in the order of the data set, in the framing of `loaded`.
     """
     dataset = loaded.dataset
-    marks = loaded.marks or marks_of(loaded.images, loaded.rows)
+    marks = kept_marks(loaded.images, loaded.folder).of(loaded.rows)
     rows = [] if tests is None else [r for r in range(len(tests.images)) if r not in tests.bad]
     if tests is not None:
-        marks = marks.followed_by(marks_of(tests.images, np.array(rows, dtype=np.int64)))
+        marks = marks.followed_by(kept_marks(tests.images, tests.folder).of(rows))
     table = _table(dataset, recipe, marks, rows)
     dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *table.lines()))
     return dataclasses.replace(loaded, dataset=dataset, twins=table)
+
+
+def kept_marks(images: torch.Tensor, folder: Path | None) -> Marks:
+    """The marks of decoded images, made once and kept beside them.
+
+    Args:
+        images: `(N, 3, S, S)` uint8.
+        folder: where the decoded images are; None: nothing is kept.
+    """
+    path = None if folder is None else folder / MARKS
+    if path is not None and (marks := _read_marks(path, len(images))) is not None:
+        return marks
+    marks = marks_of(images, np.arange(len(images)))
+    if path is not None:
+        # They are made anew next time where they cannot be kept.
+        with (
+            contextlib.suppress(InputError),
+            atomic_path(path) as partial,
+            open(partial, "wb") as handle,
+        ):
+            np.savez(handle, hashes=marks.hashes, thumbs=marks.thumbs)
+    return marks
+
+
+def _read_marks(path: Path, num_images: int) -> Marks | None:
+    """Marks that were kept; None where there are none, or what is there is damaged."""
+    try:
+        # A zip file: each array has its checksum.
+        with np.load(io.BytesIO(read_bytes(path))) as kept:
+            marks = Marks(hashes=kept["hashes"], thumbs=kept["thumbs"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return marks if len(marks.hashes) == len(marks.thumbs) == num_images else None
 
 
 def check_all(

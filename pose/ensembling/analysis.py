@@ -87,6 +87,12 @@ def held_out_of(rows: Joined, combined: np.ndarray, calibrated: np.ndarray) -> H
     )
 
 
+def mean_probs(probs: np.ndarray) -> np.ndarray:
+    """The soft vote of `(M, N, C)`, `(N, C)` float64."""
+    mean: np.ndarray = probs.mean(axis=0, dtype=np.float64)
+    return mean
+
+
 def worst_pairs(confusion: np.ndarray, num: int = 5) -> list[tuple[int, int, int]]:
     """The most frequent mistakes: label, prediction, count; the most frequent first."""
     mistakes = confusion - np.diag(np.diag(confusion))

@@ -14,6 +14,7 @@ import numpy as np
 
 from pose.ensembling.analysis import HeldOut
 
+SUSPECTS_FILE = "label_suspects.csv"
 COLUMNS = ("id", "label", "suggested", "p_label", "p_suggested", "agreeing", "members")
 
 
