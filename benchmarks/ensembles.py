@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks import ours, report
 from pose import metrics
 from pose.data.loaded import load_data
+from pose.ensembling.bootstrap import Interval
 from pose.ensembling.fit import FitSpec
 from pose.ensembling.held_out import Decision, decide
 from pose.ensembling.looks import Looked, Views
@@ -33,6 +34,7 @@ from pose.ensembling.selection import assign_folds
 from pose.model_card import ModelCard
 from pose.predictions import Predictions
 from pose.vote import combine_probs
+from pose_models import Combination
 
 NUM_SEEDS = 5
 NUM_FOLDS = 5
@@ -185,17 +187,38 @@ def _member(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One vote of one repetition: its own estimate, and the truth on test images."""
+    """One vote of one repetition: its own estimate, and the truth on test images.
+
+    Attributes:
+        test: scores of all members together, by metric.
+        fold_f1: macro F1 of the members of one fold together, mean over the folds: the estimate is
+            of them, since of a seed only one member did not train on a row.
+    """
 
     decision: Decision
     test: dict[str, float]
+    fold_f1: float
+
+    @property
+    def interval(self) -> Interval:
+        """What the vote says of itself."""
+        assert self.decision.score.interval is not None
+        return self.decision.score.interval
 
     @property
     def is_covered(self) -> bool:
-        """Whether the interval that the vote gives has the test score in it."""
-        interval = self.decision.score.interval
-        assert interval is not None
-        return interval.low <= self.test["f1"] <= interval.high
+        """Whether the interval has the test score of all members in it."""
+        return self.interval.low <= self.test["f1"] <= self.interval.high
+
+    @property
+    def is_fold_covered(self) -> bool:
+        """Whether it has that of the members of one fold in it."""
+        return self.interval.low <= self.fold_f1 <= self.interval.high
+
+    @property
+    def is_too_high(self) -> bool:
+        """Whether it promises more than all members reach."""
+        return self.interval.low > self.test["f1"]
 
 
 def measure(trained: Trained, vote: str, spec: FitSpec) -> Outcome:
@@ -206,7 +229,18 @@ def measure(trained: Trained, vote: str, spec: FitSpec) -> Outcome:
     probs = combine_probs(seen, decision.how)
     calibrated = combine_probs(seen, decision.how.stages()[0])
     test = {"f1": metrics.f1_of(probs, labels), **metrics.calibration_scores(calibrated, labels)}
-    return Outcome(decision=decision, test=test)
+    return Outcome(decision=decision, test=test, fold_f1=_fold_f1(seen, decision.how, labels))
+
+
+def _fold_f1(probs: np.ndarray, how: Combination, labels: np.ndarray) -> float:
+    """Macro F1 of the members of one fold, mean over the folds; `probs` `(M, N, C)` of all."""
+    if how.groups:
+        how = dataclasses.replace(how, groups=tuple(range(NUM_SEEDS)))
+    scores = [
+        metrics.f1_of(combine_probs(probs[fold::NUM_FOLDS], how), labels)
+        for fold in range(NUM_FOLDS)
+    ]
+    return statistics.mean(scores)
 
 
 def train_all(data: Pixels, num_train: int, num_repetitions: int) -> Iterator[Trained]:
@@ -231,17 +265,23 @@ def measure_data(
             )
         for vote, spec in votes.items():
             outcomes[vote].append(measure(trained, vote, spec))
-    rows = [["single member", *_means(singles), "", "", ""]]
+    rows = [["single member", *_means(singles), *[""] * 6]]
     for vote, own_outcomes in outcomes.items():
         scores = [outcome.decision.score.ensemble["val_f1"] for outcome in own_outcomes]
-        covered = sum(outcome.is_covered for outcome in own_outcomes)
+        folds = [outcome.fold_f1 for outcome in own_outcomes]
+        counts = [
+            [outcome.is_fold_covered for outcome in own_outcomes],
+            [outcome.is_covered for outcome in own_outcomes],
+            [outcome.is_too_high for outcome in own_outcomes],
+        ]
         choices = [_choice(vote, outcome) for outcome in own_outcomes]
         rows.append(
             [
                 vote,
                 *_means([outcome.test for outcome in own_outcomes]),
                 f"{statistics.mean(scores):.4f}",
-                f"{covered} of {len(own_outcomes)}",
+                f"{statistics.mean(folds):.4f}",
+                *(f"{sum(own)} of {len(own)}" for own in counts),
                 ", ".join(
                     f"{name} {choices.count(name)}" for name in dict.fromkeys(choices) if name
                 ),
@@ -249,7 +289,8 @@ def measure_data(
         )
     columns = (
         "vote", "test macro F1", "test NLL", "test ECE", "estimated macro F1",
-        "interval covers the test score", "chosen",
+        "test macro F1 of one fold's members", "interval covers that", "it covers the test score",
+        "it lies above the test score", "chosen",
     )  # fmt: skip
     return report.Table(title=title, columns=columns, rows=rows), outcomes
 
@@ -279,7 +320,7 @@ def main() -> None:
     """Measure and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ours.add_dataset_option(parser)
-    parser.add_argument("--num-images", type=int, default=3000, help="images of the demo data")
+    parser.add_argument("--num-images", type=int, default=6000, help="images of the demo data")
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument(
@@ -304,7 +345,8 @@ def main() -> None:
         ):
             demo_pixels = read_demo(demo, Path(cache))
         sources["demo, drawn poses at 20 x 20 pixels"] = (demo_pixels, 800)
-    tables, goals = [], []
+    tables: list[report.Table] = []
+    goals: list[report.Goal] = []
     for name, (data, num_train) in sources.items():
         votes = {
             vote: spec
@@ -317,7 +359,7 @@ def main() -> None:
             votes,
         )
         tables.append(table)
-        goals.append(_goal(name, outcomes))
+        goals += _goals(name, outcomes)
     report.write_report(
         args.report,
         title="Votes: what they gain, and whether their own scores are honest",
@@ -329,8 +371,9 @@ def main() -> None:
         notes=[
             "The estimate is made of rows that neither the members that predict them nor what was "
             "fitted has seen; its interval is the 95 % bootstrap interval over these rows.",
-            "It is of one member per seed, and the ensemble on test images has all folds of each: "
-            "a good estimate lies a little low.",
+            "It is of one member per seed, all of the same fold and trained on the same rows, and "
+            "the ensemble on test images has all folds of each: it is better by what averaging "
+            "over training sets gains, which no row can tell. The interval errs on the safe side.",
             "The test score has a sampling error of its own, which the interval is not made for: "
             "with few test images it covers a little less often.",
             "tta=auto has images moved by a pixel in four directions to choose from; members were "
@@ -341,19 +384,24 @@ def main() -> None:
     )
 
 
-def _goal(name: str, outcomes: dict[str, list[Outcome]]) -> report.Goal:
-    shares = {
-        vote: sum(outcome.is_covered for outcome in own) / len(own)
-        for vote, own in outcomes.items()
-    }
-    lowest = min(shares, key=lambda vote: shares[vote])
-    num = len(outcomes[lowest])
-    return report.Goal(
-        text=f"{name}: the interval covers the test score in at least 18 of 20 repetitions, for "
-        "every way of voting",
-        measured=f"{round(shares[lowest] * num)} of {num} at the least ({lowest})",
-        is_reached=shares[lowest] >= AIM,
-    )
+def _goals(name: str, outcomes: dict[str, list[Outcome]]) -> Iterator[report.Goal]:
+    """Whether intervals cover the truth: that of the estimate, and that of what is shipped."""
+    for what, name_of_test in (
+        ("the test score of one fold's members, of whom it is,", "is_fold_covered"),
+        ("the test score", "is_covered"),
+    ):
+        counts = {
+            vote: sum(getattr(outcome, name_of_test) for outcome in own)
+            for vote, own in outcomes.items()
+        }
+        lowest = min(counts, key=lambda vote: counts[vote])
+        num = len(outcomes[lowest])
+        yield report.Goal(
+            text=f"{name}: the interval covers {what} in at least 18 of 20 repetitions, for every "
+            "way of voting",
+            measured=f"{counts[lowest]} of {num} at the least ({lowest})",
+            is_reached=counts[lowest] >= AIM * num,
+        )
 
 
 if __name__ == "__main__":

@@ -21,12 +21,15 @@ class Predictions:
         probs: `(N, C)` float, rows sum to 1.
         class_labels: `(C,)` label of each column.
         labels: `(N,)` true class indices, where they are known.
+        groups: `(N,)` what each image belongs to, equal for those that a split keeps together;
+            None where every image stands alone.
     """
 
     ids: tuple[str, ...]
     probs: np.ndarray
     class_labels: tuple[str, ...]
     labels: np.ndarray | None = None
+    groups: tuple[str, ...] | None = None
 
     def preds(self) -> np.ndarray:
         """Predicted class indices `(N,)`."""
@@ -53,21 +56,24 @@ class Predictions:
             ids=tuple(ids),
             probs=self.probs[rows],
             labels=None if self.labels is None else self.labels[rows],
+            groups=None if self.groups is None else tuple(self.groups[row] for row in rows),
         )
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """One row per image: id, label where it is known, pred, and `p_<label>` for each class."""
+    """One row per image: id, label and group where known, pred, and `p_<label>` for each class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     class_labels = predictions.class_labels
-    label_column = [] if predictions.labels is None else ["label"]
-    writer.writerow(["id", *label_column, "pred", *(f"p_{label}" for label in class_labels)])
-    preds = predictions.preds()
-    for row, image_id in enumerate(predictions.ids):
-        label = [] if predictions.labels is None else [class_labels[predictions.labels[row]]]
-        probs = (f"{value:.9g}" for value in predictions.probs[row])
-        writer.writerow([image_id, *label, class_labels[preds[row]], *probs])
+    columns: dict[str, Sequence[str]] = {"id": predictions.ids}
+    if predictions.labels is not None:
+        columns["label"] = [class_labels[label] for label in predictions.labels]
+    if predictions.groups is not None:
+        columns["group"] = predictions.groups
+    columns["pred"] = [class_labels[pred] for pred in predictions.preds()]
+    writer.writerow([*columns, *(f"p_{label}" for label in class_labels)])
+    for row, probs in zip(zip(*columns.values(), strict=True), predictions.probs, strict=True):
+        writer.writerow([*row, *(f"{value:.9g}" for value in probs)])
     write_text(path, text.getvalue())
 
 
@@ -86,7 +92,10 @@ def read_predictions(path: Path, name: str = "") -> Predictions:
         first = header.index("pred") + 1
         class_labels = tuple(text.removeprefix("p_") for text in header[first:])
         indices = {label: index for index, label in enumerate(class_labels)}
-        labels = np.array([indices[row[1]] for row in rows]) if header[1] == "label" else None
+        columns = dict(zip(header[: first - 1], zip(*rows, strict=True), strict=False))
+        labels = None
+        if "label" in header[:first]:
+            labels = np.array([indices[label] for label in columns.get("label", ())], dtype=int)
         probs = np.array([row[first:] for row in rows], dtype=np.float32)
         # Of members whose validation images are unknown there is not one row.
         probs = probs if rows else np.zeros((0, len(class_labels)), dtype=np.float32)
@@ -96,5 +105,9 @@ def read_predictions(path: Path, name: str = "") -> Predictions:
         reason = reason_of(error) if isinstance(error, OSError) else one_line(error)
         raise InputError(f"{name or path} must be whole predictions, found: {reason}") from error
     return Predictions(
-        ids=tuple(row[0] for row in rows), probs=probs, class_labels=class_labels, labels=labels
+        ids=columns.get("id", ()),
+        probs=probs,
+        class_labels=class_labels,
+        labels=labels,
+        groups=columns.get("group"),
     )

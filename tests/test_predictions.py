@@ -26,6 +26,21 @@ def test_predictions_come_back(written):
     assert found.probs.tolist() == [[0.25, 0.75], [0.5, 0.5]]
 
 
+def test_groups_come_back(tmp_path):
+    path = tmp_path / "val_predictions.csv"
+    probs = np.array([[0.25, 0.75], [0.5, 0.5]], dtype=np.float32)
+    predictions = Predictions(
+        ids=("7", "8"), probs=probs, class_labels=("label", "group"), groups=("7", "7")
+    )
+    write_predictions(path, predictions)
+    assert path.read_text().splitlines()[:2] == [
+        "id,group,pred,p_label,p_group",
+        "7,7,group,0.25,0.75",
+    ]
+    found = read_predictions(path)
+    assert (found.groups, found.labels) == (("7", "7"), None)
+
+
 DAMAGE = {
     "empty": lambda data: b"",
     "text": lambda data: b"hello\n",

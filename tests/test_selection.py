@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score, log_loss
 from pose.ensembling import fit as fitting
 from pose.ensembling import selection
 from pose.ensembling.abstention import choose_threshold
-from pose.ensembling.bootstrap import f1_interval, gain_interval
+from pose.ensembling.bootstrap import f1_interval, gain_interval, mean_interval
 from pose.ensembling.fit import FitSpec, fit, fit_offsets, fit_temperature, mixture_weights
 from pose.ensembling.scaling import fit_scales
 from pose.ensembling.selection import assign_folds, select, too_few
@@ -108,6 +108,53 @@ def test_an_interval_is_that_of_scores_on_drawn_rows():
     assert [gain.low, gain.high] == pytest.approx(
         list(np.percentile(gains, [2.5, 97.5])), abs=0.015
     )
+
+
+def test_rows_of_a_group_are_drawn_together():
+    """Copies of every row say nothing new: the interval is that of the rows, not a narrower one."""
+    probs, labels = draw([1.0, 1.4], num_rows=300)
+    preds, better = probs.argmax(axis=2)
+    copies = np.repeat(np.arange(300), 4)
+    alone = f1_interval(labels, preds, NUM_CLASSES)
+    kept = f1_interval(labels[copies], preds[copies], NUM_CLASSES, copies)
+    naive = f1_interval(labels[copies], preds[copies], NUM_CLASSES)
+    assert kept.value == alone.value == naive.value
+    assert [kept.low, kept.high] == pytest.approx([alone.low, alone.high], abs=0.01)
+    assert naive.high - naive.low < 0.6 * (kept.high - kept.low)
+    gains = [
+        gain_interval(labels[rows], better[rows], preds[rows], NUM_CLASSES, groups)
+        for rows, groups in ((np.arange(300), None), (copies, copies))
+    ]
+    assert [gains[1].low, gains[1].high] == pytest.approx([gains[0].low, gains[0].high], abs=0.01)
+    values = np.random.default_rng(0).normal(size=300)
+    means = [mean_interval(values), mean_interval(values[copies], copies)]
+    assert means[1].value == pytest.approx(means[0].value)
+    assert [means[1].low, means[1].high] == pytest.approx([means[0].low, means[0].high], abs=0.02)
+
+
+def test_rows_of_a_group_decide_about_none_of_their_own():
+    """Labels are drawn by group: whoever knows another row of the group knows the label."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 10)
+    labels = rng.integers(0, 2, size=40)[groups]
+    # A member's probabilities tell the group apart, and nothing else.
+    first = rng.uniform(0.2, 0.8, size=40)[groups]
+    probs = np.stack([first, 1 - first], axis=1)[None]
+    folds = assign_folds(labels, 5, 0, groups)
+    assert all(len(set(folds[groups == group])) == 1 for group in range(40))
+    chosen = select(probs, labels, FitSpec(rule="stacking"), combine_probs, groups=groups)
+    assert (chosen.groups == groups).all()
+    # A part without one of the classes teaches nothing, and breaks nothing.
+    alone = fit(probs[:, labels == 1], labels[labels == 1], FitSpec(rule="stacking"), combine_probs)
+    assert alone == Combination(rule="soft")
+
+
+def test_groups_count_as_one_row_of_each_class():
+    labels, groups = np.repeat([0, 1], 60), np.repeat(np.arange(12), 10)
+    assert too_few(labels, ("a", "b")) is None
+    assert too_few(labels, ("a", "b"), groups) is None
+    few = np.repeat([0, 1, 2, 3, 4, 5, 6, 6, 7, 7, 8, 8], 10)
+    assert too_few(labels, ("a", "b"), few) == "3 groups of common rows of class b, fewer than 5"
 
 
 def test_folds_have_their_share_of_every_class():

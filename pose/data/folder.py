@@ -69,6 +69,13 @@ class Dataset:
     notes: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
 
+    def group_names(self) -> dict[str, str] | None:
+        """The group of each labelled id, by its first id; None where every image stands alone."""
+        first = self.groups.joined(len(self.ids))
+        if (first == np.arange(len(self.ids))).all():
+            return None
+        return {own: self.ids[row] for own, row in zip(self.ids, first.tolist(), strict=True)}
+
     def without(self, bad: dict[int, str]) -> "Dataset":
         """The same without the rows in `bad` (row to reason), which become a problem.
 

@@ -40,7 +40,11 @@ class Abstention:
 
 
 def choose_threshold(
-    confidence: np.ndarray, is_right: np.ndarray, labels: np.ndarray, target: float
+    confidence: np.ndarray,
+    is_right: np.ndarray,
+    labels: np.ndarray,
+    target: float,
+    groups: np.ndarray | None = None,
 ) -> Abstention:
     """The threshold that keeps most predictions while `target` of the kept ones are right.
 
@@ -48,8 +52,9 @@ def choose_threshold(
         confidence: `(N,)` calibrated probability of each predicted class.
         is_right: `(N,)` whether it is the true one.
         labels: `(N,)` class indices, for folds that have their share of each.
+        groups: `(N,)`, equal for rows of which none decides about another; None: each is alone.
     """
-    folds = assign_folds(labels, NUM_FOLDS, seed=0)
+    folds = assign_folds(labels, NUM_FOLDS, 0, groups)
     is_kept = np.zeros(len(confidence), dtype=bool)
     for fold in range(NUM_FOLDS):
         rest, own = folds != fold, folds == fold

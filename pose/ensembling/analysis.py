@@ -31,6 +31,7 @@ class HeldOut:
             `combined` is the mean over those that it is held out from.
         votes: `(N, C)` int64, of how many members that a row is held out from each class is the
             choice.
+        groups: `(N,)`, equal for rows that belong together; None where each stands alone.
     """
 
     ids: tuple[str, ...]
@@ -39,6 +40,7 @@ class HeldOut:
     calibrated: np.ndarray
     probs: np.ndarray | None
     votes: np.ndarray
+    groups: np.ndarray | None = None
 
     @property
     def confusion(self) -> np.ndarray:
@@ -84,6 +86,7 @@ def held_out_of(rows: Joined, combined: np.ndarray, calibrated: np.ndarray) -> H
         calibrated=calibrated,
         probs=rows.probs if bool(rows.is_known.all()) else None,
         votes=rows.votes(),
+        groups=rows.groups,
     )
 
 

@@ -340,7 +340,9 @@ def _row_differences(first: Contestant, second: Contestant, num_classes: int) ->
 
     NaN where a class was not drawn.
     """
-    weights, (labels, *preds) = row_weights(first.rows.labels, [first.preds, second.preds])
+    weights, (labels, *preds) = row_weights(
+        first.rows.labels, [first.preds, second.preds], first.rows.groups
+    )
     one, other = (_with_macro(class_f1(weights[1:], labels, own, num_classes)) for own in preds)
     differences: np.ndarray = other - one
     return differences

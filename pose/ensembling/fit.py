@@ -145,6 +145,9 @@ def _normed(sums: np.ndarray) -> np.ndarray:
 def _fit_stacking(probs: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Combination:
     """Multinomial logistic regression on log-probabilities; its ridge is chosen on a third."""
     num_groups, num_rows, num_classes = probs.shape
+    if len(np.unique(labels)) < num_classes:
+        # A part of the rows may lack a class where groups are few: of it nothing is to be learned.
+        return Combination(rule="soft")
     features = np.log(np.maximum(probs, _MIN_PROB)).transpose(1, 0, 2).reshape(num_rows, -1)
     order = rng.permutation(num_rows)
     held_out, rest = order[: num_rows // 3], order[num_rows // 3 :]

@@ -37,6 +37,7 @@ class HeldOutScore:
         ensemble: macro-F1, accuracy, NLL in nats, ECE, Brier score; by metric.
         interval: of the macro-F1.
         members: macro-F1 of each member on those of the rows that it did not train on.
+        num_groups: of rows that belong together, rows alone among them; None where all are.
     """
 
     num_rows: int
@@ -45,14 +46,18 @@ class HeldOutScore:
     ensemble: dict[str, float] = dataclasses.field(default_factory=dict)
     interval: Interval | None = None
     members: tuple[float, ...] = ()
+    num_groups: int | None = None
 
     def rows_text(self) -> str:
         """`180 rows that no member trained on`, or who predicted them instead."""
         num_members = len(self.members)
+        rows = f"{self.num_rows} rows"
+        if self.num_groups is not None:
+            rows += f" in {self.num_groups} groups"
         if self.members_per_row == num_members:
-            return f"{self.num_rows} rows that no member trained on"
+            return f"{rows} that no member trained on"
         return (
-            f"{self.num_rows} rows, each predicted by those members that did not train on it "
+            f"{rows}, each predicted by those members that did not train on it "
             f"({self.members_per_row:.1f} of {num_members} on average)"
         )
 
@@ -115,7 +120,7 @@ def decide(
             reason: str | None = rows
         else:
             common = rows.by_group(groups).shared()
-            reason = too_few(common.labels, members[0].card.labels)
+            reason = too_few(common.labels, members[0].card.labels, common.groups)
             if reason is None:
                 looked = look() if look else Looked()
                 trial = _try_views(members, looked, spec, combine)
@@ -144,7 +149,10 @@ def with_abstention(decision: Decision, target: float) -> Decision:
     preds = rows.probs.argmax(axis=1)
     confidence = rows.calibrated[np.arange(len(preds)), preds]
     return dataclasses.replace(
-        decision, abstention=choose_threshold(confidence, preds == labels, labels, target)
+        decision,
+        abstention=choose_threshold(
+            confidence, preds == labels, labels, target, decision.selection.groups
+        ),
     )
 
 
@@ -198,7 +206,7 @@ def _try_views(
     """The trial of ways of looking, on the rows that are common to all groups of members."""
     if not looked.probs:
         return None
-    looks, labels = {}, np.empty(0)
+    looks = {}
     for views, probs in looked.probs.items():
         seeing = [
             dataclasses.replace(
@@ -209,8 +217,8 @@ def _try_views(
         rows = _rows_of(seeing)
         assert not isinstance(rows, str)
         common = rows.by_group(groups_of([member.registered for member in members])).shared()
-        looks[views], labels = common.probs, common.labels
-    trial = choose_views(looks, labels, spec.rule, combine)
+        looks[views] = common.probs
+    trial = choose_views(looks, common.labels, spec.rule, combine, common.groups)
     return dataclasses.replace(trial, seconds=looked.seconds)
 
 
@@ -222,10 +230,10 @@ def _fitted(  # noqa: PLR0913 - rows twice, and what is made of them
     combine: Combine,
     trial: ViewTrial | None,
 ) -> Decision:
-    selection = select(common.probs, common.labels, spec, combine)
+    selection = select(common.probs, common.labels, spec, combine, groups=common.groups)
     tta: Views = ()
     if trial and trial.is_kept:
-        selection = select(trial.nested, common.labels, spec, combine, trial.whole)
+        selection = select(trial.nested, common.labels, spec, combine, trial.whole, common.groups)
         tta = trial.best
     how = dataclasses.replace(selection.how, tta=tta)
     if how.rule not in UNFITTED:
@@ -261,7 +269,8 @@ def _score(scored: ScoredRows) -> HeldOutScore:
             "val_ece": metrics.ece(calibrated, labels),
             "val_brier": metrics.brier(calibrated, labels),
         },
-        interval=f1_interval(labels, preds, num_classes),
+        interval=f1_interval(labels, preds, num_classes, rows.groups),
+        num_groups=None if rows.groups is None else len(np.unique(rows.groups)),
         members=tuple(
             metrics.f1_of(own[known], labels[known]) if known.any() else float("nan")
             for own, known in zip(rows.probs, rows.is_known, strict=True)

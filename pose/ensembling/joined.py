@@ -1,10 +1,11 @@
 """Members' predictions of the same rows, joined by id and never by position."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from pose.data.groups import leaders
 from pose.errors import InputError, first_few
 from pose.predictions import Predictions
 
@@ -18,12 +19,14 @@ class Joined:
         labels: `(N,)` true class indices.
         probs: `(M, N, C)`; zeros where a member has no prediction.
         is_known: `(M, N)` whether member m predicted row n.
+        groups: `(N,)` int64, equal for rows that belong together; None where each stands alone.
     """
 
     ids: tuple[str, ...]
     labels: np.ndarray
     probs: np.ndarray
     is_known: np.ndarray
+    groups: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> "Joined":
         """Those at `rows` `(n,)`, in that order."""
@@ -32,6 +35,7 @@ class Joined:
             labels=self.labels[rows],
             probs=self.probs[:, rows],
             is_known=self.is_known[:, rows],
+            groups=None if self.groups is None else self.groups[rows],
         )
 
     def by_group(self, groups: Sequence[int]) -> "Joined":
@@ -66,6 +70,12 @@ class Joined:
         choices = self.probs.argmax(axis=2)[..., None] == np.arange(self.probs.shape[2])
         votes: np.ndarray = (choices & self.is_known[..., None]).sum(axis=0)
         return votes
+
+    def group_names(self) -> tuple[str, ...] | None:
+        """The group `(N,)` of each row, by the first of its ids; None where each stands alone."""
+        if self.groups is None:
+            return None
+        return tuple(self.ids[row] for row in leaders(self.groups).tolist())
 
     def shared(self) -> "Joined":
         """The rows that every member predicted."""
@@ -113,4 +123,17 @@ def join(predictions: Mapping[str, Predictions]) -> Joined:
         labels=np.array([label_of[image_id] for image_id in number_of], dtype=np.int64),
         probs=probs,
         is_known=is_known,
+        groups=_groups_of(tuple(number_of), predictions.values()),
     )
+
+
+def _groups_of(ids: tuple[str, ...], predictions: Iterable[Predictions]) -> np.ndarray | None:
+    """The group of each id as a number, as the first member that knows one has it."""
+    group_of: dict[str, str] = {}
+    for own in predictions:
+        for image_id, group in zip(own.ids, own.groups or (), strict=False):
+            group_of.setdefault(image_id, group)
+    # A group is named by one of its ids: no other one bears its name.
+    numbers: dict[str, int] = {}
+    groups = [numbers.setdefault(group_of.get(own, own), len(numbers)) for own in ids]
+    return np.array(groups, dtype=np.int64) if len(numbers) < len(ids) else None

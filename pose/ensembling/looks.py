@@ -68,7 +68,11 @@ class ViewTrial:
 
 
 def choose_views(
-    looks: Mapping[Views, np.ndarray], labels: np.ndarray, rule: str, combine: Combine
+    looks: Mapping[Views, np.ndarray],
+    labels: np.ndarray,
+    rule: str,
+    combine: Combine,
+    groups: np.ndarray | None = None,
 ) -> ViewTrial:
     """The views whose combined predictions have the highest macro-F1.
 
@@ -76,10 +80,11 @@ def choose_views(
         looks: `(G, N, C)` of groups of members that did not train on the rows, by views.
         labels: `(N,)` class indices.
         rule: of the vote; where it would have to be fitted, views are chosen for a soft one.
+        groups: `(N,)`, equal for rows of which none decides about another; None: each is alone.
     """
     how = Combination(rule=rule if rule in UNFITTED else "soft")
     preds = {views: combine(probs, how).argmax(axis=1) for views, probs in looks.items()}
-    folds = assign_folds(labels, NUM_FOLDS, seed=0)
+    folds = assign_folds(labels, NUM_FOLDS, 0, groups)
     num_classes = looks[()].shape[2]
     nested, nested_preds = looks[()].copy(), preds[()].copy()
     for fold in range(NUM_FOLDS):
@@ -89,7 +94,7 @@ def choose_views(
     best = _best(preds, labels, num_classes)
     return ViewTrial(
         best=best,
-        gain=gain_interval(labels, nested_preds, preds[()], num_classes),
+        gain=gain_interval(labels, nested_preds, preds[()], num_classes, groups),
         scores={views: _f1(own, labels, num_classes) for views, own in preds.items()},
         nested=nested,
         whole=looks[best],

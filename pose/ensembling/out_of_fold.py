@@ -45,7 +45,11 @@ def score_folds(members: Mapping[MemberKey, Predictions], num_folds: int) -> Out
     by_seed = rows.by_group([seeds.index(key.seed) for key in whole])
     first = next(iter(whole.values()))
     predictions = dataclasses.replace(
-        first, ids=by_seed.ids, probs=by_seed.probs.mean(axis=0), labels=by_seed.labels
+        first,
+        ids=by_seed.ids,
+        probs=by_seed.probs.mean(axis=0),
+        labels=by_seed.labels,
+        groups=by_seed.group_names(),
     )
     fold_scores = {
         fold: [score(own)["f1"] for key, own in whole.items() if key.fold == fold]

@@ -167,7 +167,7 @@ def score_facts(held_out: HeldOut, single: Sequence[float]) -> tuple[Fact, ...]:
     """
     num_classes = held_out.combined.shape[1]
     preds = held_out.combined.argmax(axis=1)
-    score = f1_interval(held_out.labels, preds, num_classes)
+    score = f1_interval(held_out.labels, preds, num_classes, held_out.groups)
     facts = [
         Fact(
             name="ensemble, macro F1",

@@ -81,8 +81,11 @@ def predict_validation(
             "the logits of the best weights must be finite, found some that are not"
         )
     ids_of_rows = dict(zip(loaded.rows.tolist(), loaded.dataset.ids, strict=True))
+    ids = tuple(ids_of_rows[row] for row in data.val_rows.tolist())
+    group_of = loaded.dataset.group_names()
     return Predictions(
-        ids=tuple(ids_of_rows[row] for row in data.val_rows.tolist()),
+        ids=ids,
+        groups=tuple(group_of[image_id] for image_id in ids) if group_of else None,
         probs=probs_of(logits),
         class_labels=loaded.dataset.classes.labels,
         labels=data.labels[data.val_rows.to(data.labels.device)].cpu().numpy(),
