@@ -39,6 +39,7 @@ from pose.device import pick_precision
 from pose.ensembling.analysis import HeldOut, hold_out, mean_probs
 from pose.ensembling.suspects import find_suspects, suspects_csv
 from pose.metrics import f1_of
+from pose.named_runs import NAMED_RUNS
 from pose.seeds.output import predict_validation
 from pose.seeds.train import build_fitted
 from pose.training.loop import train
@@ -173,14 +174,15 @@ class Outcome:
 
     Attributes:
         found: precision and recall by the way of finding.
-        equal: whether cleanlab's confident learning names the same rows; None without cleanlab.
+        overlap: of the rows that cleanlab's confident learning or we name, the part that both do;
+            None without cleanlab.
         first: part of the first K suspects that were changed, K as many as were changed.
         ranking: average precision of all rows by the margin.
         test_f1: by what the members were trained on.
     """
 
     found: dict[str, tuple[int, float, float]]
-    equal: bool | None
+    overlap: float | None
     first: float
     ranking: float
     test_f1: dict[str, float]
@@ -210,12 +212,12 @@ def measure(source: Source, seed: int, cleanlab: str | None) -> Outcome:
             recipe = dataclasses.replace(source.recipe, exclude=str(root / table))
             test_f1[what] = train_members(drawn, recipe, root).test_f1
         found = {"label_suspects.csv": _scores(named, drawn.changed)}
-        equal = None
+        overlap = None
         if cleanlab:
             for way, ids in run_cleanlab(cleanlab, held_out, root):
                 found[way] = _scores(ids, drawn.changed)
                 if way.endswith("confident_learning"):
-                    equal = set(ids) == set(named)
+                    overlap = len(set(ids) & set(named)) / max(1, len(set(ids) | set(named)))
     is_changed = np.array([image_id in drawn.changed for image_id in held_out.ids])
     rows = np.arange(len(is_changed))
     others = held_out.combined.copy()
@@ -224,7 +226,7 @@ def measure(source: Source, seed: int, cleanlab: str | None) -> Outcome:
     first = named[: len(drawn.changed)]
     outcome = Outcome(
         found=found,
-        equal=equal,
+        overlap=overlap,
         first=sum(image_id in drawn.changed for image_id in first) / max(1, len(first)),
         ranking=float(average_precision_score(is_changed, margin)),
         test_f1=test_f1,
@@ -292,7 +294,7 @@ def main() -> None:
     """Measure and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ours.add_dataset_option(parser)
-    parser.add_argument("--num-images", type=int, default=1400, help="images of the demo data")
+    parser.add_argument("--num-images", type=int, default=3600, help="images of the demo data")
     parser.add_argument("--only", choices=("digits", "demo"), help="one of the two data sets")
     parser.add_argument("--draws", type=int, default=2, help="draws of changed labels")
     parser.add_argument("--cleanlab-python", help="interpreter of an environment with cleanlab")
@@ -317,9 +319,8 @@ def main() -> None:
             sources.append(Source(
                 name="demo, drawn poses",
                 folder=demo,
-                recipe=Recipe(
-                    model="pose_net", image_size=48, num_epochs=8, seeds=(0,), folds=3,
-                    augmentation="pose_unflipped", learning_rate=4e-3,
+                recipe=dataclasses.replace(
+                    NAMED_RUNS["demo"].recipe, seeds=(0,), folds=3
                 ),
                 num_test=400,
                 is_trained_again=False,
@@ -371,11 +372,13 @@ def _goal(name: str, outcomes: list[Outcome]) -> report.Goal:
 
 
 def _cleanlab_goal(outcomes: list[Outcome]) -> report.Goal:
-    compared = [own.equal for own in outcomes if own.equal is not None]
+    overlaps = [own.overlap for own in outcomes if own.overlap is not None]
+    lowest = min(overlaps, default=0.0)
     return report.Goal(
-        text="the rows are those of cleanlab's confident_learning",
-        measured=f"in {sum(compared)} of {len(compared)} draws",
-        is_reached=all(compared) if compared else None,
+        text="of the rows that cleanlab's confident_learning or we name, both name 90 % (a row "
+        "whose label is likelier than what is suggested is none of ours)",
+        measured=f"{lowest:.1%} at the least of {len(overlaps)} draws",
+        is_reached=lowest >= 0.9 if overlaps else None,
     )
 
 
