@@ -23,13 +23,13 @@ class StopRequest:
     signal ends the process at once.
 
     Args:
-        folder: where `stop.txt` would be. One that is older than this object is left over from
-            an earlier run and asks for nothing.
+        folder: where `stop.txt` would be. One that is there already is left over from an earlier
+            run, and asks for nothing until it is touched.
     """
 
     def __init__(self, folder: Path) -> None:
         self._stop_file = folder / STOP_FILE
-        self._started = time.time()
+        self._left_over = self._stamp()
         self._interrupted_at: float | None = None
         self._is_asked = False
         self.reason: str | None = None
@@ -43,14 +43,21 @@ class StopRequest:
 
     def has_stale_file(self) -> bool:
         """Whether a stop file from before lies in the folder."""
-        return self._stop_file.exists() and not self._is_fresh()
+        return self._left_over is not None and self._stamp() == self._left_over
 
     def _is_fresh(self) -> bool:
+        return self._stamp() not in (None, self._left_over)
+
+    def _stamp(self) -> tuple[int, ...] | None:
+        """What no later stop file shares; None where there is none.
+
+        Not a time alone: clocks are set back, and a file's is another machine's on a shared disk.
+        """
         try:
-            # A second of tolerance for file systems that store whole seconds only.
-            return self._stop_file.stat().st_mtime > self._started - 1
-        except FileNotFoundError:
-            return False
+            found = self._stop_file.lstat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
     def listen(self, *, ends_with_parent: bool) -> None:
         """Take Ctrl-C and SIGTERM as requests from now on; a second Ctrl-C interrupts at once.

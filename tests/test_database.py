@@ -29,6 +29,7 @@ def change(store: Path, statement: str) -> None:
 def test_a_store_that_was_only_begun_is_made_and_one_with_runs_is_kept(store):
     store.touch()
     (store.parent / ".mlflow.db.1.new-journal").touch()
+    (store.parent / "mlflow.db-journal").touch()
     assert database.is_begun(store)
     connect().client.create_run("0")
     assert {path.name for path in store.parent.iterdir()} == {"mlflow.db", ".mlflow.db.lock"}
@@ -49,6 +50,15 @@ def test_what_is_not_mlflows_is_never_replaced(store, content):
     before = store.read_bytes()
     database.ensure_whole(store, lambda uri: pytest.fail("made again"))
     assert store.read_bytes() == before
+
+
+def test_a_store_is_made_where_a_link_leads(store):
+    disk = store.parent / "disk"
+    disk.mkdir()
+    store.symlink_to(disk / "runs.db")
+    assert connect().current_experiment_id() == "0"
+    assert store.is_symlink()
+    assert {path.name for path in disk.iterdir()} == {"runs.db", ".runs.db.lock"}
 
 
 def test_a_store_in_a_folder_of_any_name_is_made_where_its_address_says(tmp_path, monkeypatch):

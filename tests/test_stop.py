@@ -100,3 +100,18 @@ def test_a_system_without_prctl_trains_all_the_same(tmp_path, monkeypatch):
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def test_a_stop_file_is_new_whatever_its_clock_says(tmp_path):
+    path = tmp_path / "stop.txt"
+    path.touch()
+    os.utime(path, (2e9, 2e9))
+    stop = StopRequest(tmp_path)
+    assert stop.has_stale_file()
+    assert stop() is None
+    path.unlink()
+    assert not stop.has_stale_file()
+    # Made by a machine whose clock is years behind; anything by that name will do.
+    path.symlink_to("nowhere")
+    os.utime(path, (1e9, 1e9), follow_symlinks=False)
+    assert stop() == "stop_file"

@@ -42,6 +42,9 @@ def ensure_whole(path: Path, make: Callable[[str], object]) -> None:
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     # An address escapes what SQLAlchemy would read otherwise, such as a percent sign.
     make(URL.create("sqlite", database=str(new)).render_as_string())
+    # The journal of the one that was cut short must never be played back into this one.
+    for dead in (path, *(Path(f"{path}{end}") for end in ("-journal", "-wal", "-shm"))):
+        dead.unlink(missing_ok=True)
     os.replace(new, path)
 
 

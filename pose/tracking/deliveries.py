@@ -19,6 +19,7 @@ from pose.seeds import folder as seed_folder
 from pose.tracking import flavors, packaging, registry
 from pose.tracking.spool import Record, Spool, file_digest
 from pose.tracking.store import NOTE_TAG, PARENT_TAG, Store, StoreError, store_errors
+from pose.tracking.tags import member_key
 from pose_models import ImageClassifier
 
 # History columns that MLflow groups under another name than the CSV's.
@@ -256,7 +257,7 @@ class Deliveries:
             model_id,
             {
                 "run": tags["run"],
-                **MemberKey.from_tags(tags).tags(),
+                **member_key(run).tags(),
                 "model": tags["model"],
                 "recipe": tags["recipe"],
                 "val_f1": f"{card.val_f1:.6f}",

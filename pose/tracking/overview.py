@@ -8,8 +8,8 @@ from mlflow.entities import Run
 from pose.overview import RunOverview
 from pose.results import FINISHED_REASONS, spread
 from pose.tracking import registry
-from pose.tracking.parents import seeds_of
 from pose.tracking.store import PARENT_TAG, Store, is_dead
+from pose.tracking.tags import seeds_of
 
 
 def list_runs(store: Store) -> list[RunOverview]:
@@ -18,7 +18,7 @@ def list_runs(store: Store) -> list[RunOverview]:
     parents = [run for run in found if PARENT_TAG not in run.data.tags]
     members: dict[str, dict[str, Run]] = defaultdict(dict)
     for child in reversed(store.search_runs("tags.kind = 'seed'")):
-        members[child.data.tags["parent_run_id"]][str(child.info.run_name)] = child
+        members[child.data.tags.get("parent_run_id", "")][str(child.info.run_name)] = child
     votes: dict[str, Run] = {}
     for vote in reversed(store.search_runs("tags.kind = 'ensemble'")):
         votes[vote.data.tags.get("parents", "")] = vote

@@ -1,7 +1,6 @@
 """Which run a command means: its unfinished one, one to add seeds to, or a new one."""
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,8 @@ from pose.config import typed
 from pose.errors import InputError
 from pose.results import FINISHED_REASONS
 from pose.tracking import registry
-from pose.tracking.store import (
-    PARENT_TAG,
-    Store,
-    is_dead,
-    process_tags,
-)
+from pose.tracking.store import PARENT_TAG, Store, is_dead, process_tags
+from pose.tracking.tags import seeds_of, silence_of
 
 # After so much silence a run of another machine counts as dead.
 SILENCE_SECONDS = 600
@@ -107,11 +102,6 @@ def _find_grown(found: Sequence[Run], request: RunRequest) -> Run:
     )
 
 
-def seeds_of(run: Run) -> tuple[int, ...]:
-    """The seeds that a run promises."""
-    return tuple(int(seed) for seed in run.data.tags.get("seeds", "").split(",") if seed)
-
-
 def refuse_living(parent: Run) -> None:
     """Refuse to go on with a run that somebody else works on.
 
@@ -121,7 +111,7 @@ def refuse_living(parent: Run) -> None:
     tags = parent.data.tags
     if parent.info.status != "RUNNING" or is_dead(tags):
         return
-    age = time.time() - float(tags.get("heartbeat", parent.info.start_time / 1000))
+    age = silence_of(parent)
     is_here = tags.get("host") == process_tags()["host"]
     if is_here or age < SILENCE_SECONDS:
         raise InputError(

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
@@ -15,6 +16,7 @@ from pose.errors import InputError, known, one_line
 from pose.member_key import MemberKey
 from pose.seeds import folder as seed_folder
 from pose.tracking.store import PARENT_TAG, Store, StoreError, store_errors
+from pose.tracking.tags import folds_of, member_key, seeds_of
 
 MODEL_NAME = "pose"
 # On runs: the registered model that their members are versions of; older ones lack it.
@@ -146,6 +148,8 @@ def find_members(
     finished = {parent.info.run_id: parent for parent in parents if is_complete(parent)}
     if parent_run_id is None:
         candidates = list(finished.values()) or (parents if may_be_unfinished else [])
+        if not parents:
+            _refuse_deleted(run, versions)
         if not candidates:
             raise InputError(
                 f"run must be finished before it votes, found only unfinished ones named {run!r}: "
@@ -157,7 +161,7 @@ def find_members(
     for found in versions:
         parent = found.tags["parent_run_id"]
         if parent != parent_run_id and parent in finished:
-            left_out.setdefault(parent, set()).add(MemberKey.from_tags(found.tags))
+            left_out.setdefault(parent, set()).add(member_key(found))
     parent_run = store.get_run(parent_run_id)
     own = [found for found in versions if found.tags["parent_run_id"] == parent_run_id]
     return FoundMembers(
@@ -168,6 +172,15 @@ def find_members(
     )
 
 
+def _refuse_deleted(run: str, versions: Sequence[ModelVersion]) -> NoReturn:
+    newest = max(versions, key=lambda found: int(found.version)).tags["parent_run_id"]
+    raise InputError(
+        f"run must be in MLflow, found that {run!r} was deleted there: bring it back with mlflow "
+        f"runs restore --run-id {newest} (or its experiment with mlflow experiments restore), or "
+        "train it again"
+    )
+
+
 def _states(
     store: Store, parent: Run | None, versions: Sequence[ModelVersion]
 ) -> tuple[MemberState, ...]:
@@ -175,7 +188,7 @@ def _states(
     promised = promised_members(parent) if parent is not None else frozenset()
     versions_of: dict[MemberKey, list[RegisteredMember]] = {}
     for found in sorted(versions, key=lambda version: int(version.version)):
-        versions_of.setdefault(MemberKey.from_tags(found.tags), []).append(member_of(found))
+        versions_of.setdefault(member_key(found), []).append(member_of(found))
     runs = children(store, parent) if parent is not None else {}
     return tuple(
         MemberState(
@@ -204,10 +217,9 @@ def _state(store: Store, child: Run | None, versions: Sequence[RegisteredMember]
 
 def promised_members(parent: Run) -> frozenset[MemberKey]:
     """The members that a run is to train; none where it is too old to say."""
-    seeds = [int(seed) for seed in parent.data.tags.get("seeds", "").split(",") if seed]
-    num_folds = int(parent.data.tags.get("folds", 0))
+    num_folds = folds_of(parent)
     folds = range(1, num_folds + 1) if num_folds else (0,)
-    return frozenset(MemberKey(seed, fold) for seed in seeds for fold in folds)
+    return frozenset(MemberKey(seed, fold) for seed in seeds_of(parent) for fold in folds)
 
 
 def children(store: Store, parent: Run) -> dict[MemberKey, Run]:
@@ -217,7 +229,7 @@ def children(store: Store, parent: Run) -> dict[MemberKey, Run]:
         f"tags.`{PARENT_TAG}` = '{parent.info.run_id}' and tags.kind = 'seed'",
         order_by=["attributes.start_time ASC"],
     )
-    return {MemberKey.from_tags(run.data.tags): run for run in runs}
+    return {member_key(run): run for run in runs}
 
 
 def _parents(store: Store, versions: Sequence[ModelVersion]) -> list[Run]:
@@ -229,7 +241,7 @@ def _parents(store: Store, versions: Sequence[ModelVersion]) -> list[Run]:
 
 def member_of(found: ModelVersion) -> RegisteredMember:
     """A member from its registered version."""
-    key = MemberKey.from_tags(found.tags)
+    key = member_key(found)
     return RegisteredMember(
         run=found.tags["run"],
         seed=key.seed,

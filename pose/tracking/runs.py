@@ -16,7 +16,7 @@ from pose.seeds.job import SeedJob
 from pose.tracking import pages, registry
 from pose.tracking.courier import Courier
 from pose.tracking.deliveries import Deliveries, end_run, rename_run, reopen
-from pose.tracking.parents import RunRequest, seeds_of, unlike_text
+from pose.tracking.parents import RunRequest, unlike_text
 from pose.tracking.seeds import (
     DataRecord,
     SeedRecord,
@@ -26,6 +26,7 @@ from pose.tracking.seeds import (
 )
 from pose.tracking.spool import SPOOL, Spool, digests
 from pose.tracking.store import PARENT_TAG, Store, StoreError, process_tags, shown_uri
+from pose.tracking.tags import seeds_of
 
 # How long a command that was asked to stop waits for what it has still to record.
 STOPPING_SECONDS = 7

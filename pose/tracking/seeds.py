@@ -23,6 +23,7 @@ from pose.tracking.deliveries import METRIC_NAMES, Deliveries
 from pose.tracking.spool import Record, Spool, digests
 from pose.tracking.store import Store
 from pose.tracking.system import SystemMetrics, watch_system
+from pose.tracking.tags import member_key
 
 # How long training waits for a finished seed to be registered, before it begins the next.
 PUBLISHING_SECONDS = 9
@@ -174,7 +175,7 @@ def recorded_result(store: Store, child: Run) -> SeedResult:
     """What the store says of a finished member."""
     history = recorded_history(store, child.info.run_id)
     return _result(
-        MemberKey.from_tags(child.data.tags),
+        member_key(child),
         history,
         stop_reason=child.data.tags["stop_reason"],
         best_epoch=int(child.data.metrics["best_epoch"]),

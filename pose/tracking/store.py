@@ -259,7 +259,8 @@ def connect() -> Store:
             store = Store(uri)
             store.client.search_experiments(max_results=1)
             return store
-        path = Path(make_url(uri).database or "")
+        # Links are followed: what a link to a disk that is to be filled leads to is made there.
+        path = Path(os.path.realpath(make_url(uri).database or ""))
         with locked(path.with_name(f".{path.name}.lock")):
             ensure_whole(path, lambda new: Store(new).client.search_experiments(max_results=1))
             store = Store(uri)
