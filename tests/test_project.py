@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import mlflow
 import numpy as np
@@ -115,6 +116,21 @@ def test_every_metric_stands_at_every_epoch(project):
             recorded = [metric.value for metric in history]
             column = name.removeprefix("time/")
             assert recorded == pytest.approx([float(row[column]) for row in rows])
+
+
+def test_the_printed_page_has_the_best_seed_and_val_f1_first(project):
+    (parent,) = project.runs("train")
+    (address,) = re.findall(r"mlflow ui, then (\S+)", project.output)
+    query = parse_qs(urlsplit(urlsplit(address).fragment).query)
+    key = query["viewStateShareKey"][0]
+    assert key == parent.info.run_id
+    experiment = project.client().get_experiment(parent.info.experiment_id)
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
+    assert view["searchFilter"] == f"tags.parent_run_id = '{parent.info.run_id}'"
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`best_val_f1`", False)
+    shown = [chart["metricKey"] for chart in view["compareRunCharts"]]
+    assert shown[0] == "val_f1"
+    assert set(shown) <= METRICS
 
 
 def test_every_setting_of_the_recipe_is_a_parameter(project):
