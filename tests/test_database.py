@@ -1,6 +1,7 @@
 """A SQLite store is made whole or not at all, and what is none of ours is left alone."""
 
 import sqlite3
+import time
 from pathlib import Path
 
 import mlflow
@@ -8,14 +9,15 @@ import pytest
 from sqlalchemy import URL
 
 from pose.tracking import database
-from pose.tracking.store import connect
+from pose.tracking.store import StoreError, connect
+from pose.tracking.tracker import Tracker
 
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
+    mlflow.set_tracking_uri(None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setattr(database, "SILENCE_SECONDS", 0)
-    mlflow.set_tracking_uri(None)
     yield tmp_path / "mlflow.db"
     mlflow.set_tracking_uri(None)
 
@@ -68,3 +70,32 @@ def test_a_store_in_a_folder_of_any_name_is_made_where_its_address_says(tmp_path
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     assert connect().current_experiment_id() == "0"
     assert {path.name for path in folder.iterdir()} == {"mlflow.db", ".mlflow.db.lock"}
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("mlruns", "maintenance mode"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("sqlite:///{}", "a folder in its place"),
+        ("sqlite:////dev/null", "a device in its place"),
+        ("sqlite://mlflow.db", "names no file"),
+        ("postgresql+psycopg2://me:secret@127.0.0.1:1/runs", "refused|psycopg2"),
+        ("mysql://me:secret@127.0.0.1:1/runs", "MySQLdb"),
+        ("nothing://else", "nothing"),
+    ],
+)
+def test_an_address_where_no_store_can_be_is_one_line_at_once(
+    address, found, tmp_path, monkeypatch
+):
+    address = address.format(tmp_path)
+    mlflow.set_tracking_uri(None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    started = time.monotonic()
+    with pytest.raises(StoreError, match=f"must be reachable, found: .*({found})") as caught:
+        Tracker(folder=tmp_path)
+    assert time.monotonic() - started < 5
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert not list(tmp_path.iterdir())

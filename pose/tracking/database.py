@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlalchemy import URL
+from mlflow.store.db.db_types import DATABASE_ENGINES
+from sqlalchemy import URL, create_engine, inspect, make_url
+from sqlalchemy.pool import NullPool
 
 # A store that is being made by MLflow itself changes every second; one that does not is dead.
 SILENCE_SECONDS = 5
@@ -46,6 +48,26 @@ def ensure_whole(path: Path, make: Callable[[str], object]) -> None:
     for dead in (path, *(Path(f"{path}{end}") for end in ("-journal", "-wal", "-shm"))):
         dead.unlink(missing_ok=True)
     os.replace(new, path)
+
+
+def knock(uri: str) -> None:
+    """Connect to a database once; other stores are left alone.
+
+    MLflow would ask one that does not answer ten times, for a hundred seconds.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError, ImportError: it cannot be connected to, or its driver is
+            not installed.
+    """
+    if uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES:
+        return
+    url = make_url(uri)
+    # SQLite waits for a lock in its own way, and others call it by other names.
+    has_timeout = url.get_backend_name() in ("postgresql", "mysql")
+    arguments = {"connect_timeout": MAX_WAIT_SECONDS} if has_timeout else {}
+    engine = create_engine(url, connect_args=arguments, poolclass=NullPool)
+    with engine.connect() as connection:
+        inspect(connection).get_table_names()
 
 
 def is_begun(path: Path) -> bool:

@@ -18,8 +18,8 @@ from sqlalchemy import make_url
 
 from pose.config import typed
 from pose.errors import InputError, one_line
-from pose.files import locked
-from pose.tracking.database import ensure_whole
+from pose.files import kind_of, locked
+from pose.tracking.database import ensure_whole, knock
 
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"
@@ -85,7 +85,8 @@ class _Client:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._client = mlflow.MlflowClient(tracking_uri=uri)
+        with store_errors(uri):
+            self._client = mlflow.MlflowClient(tracking_uri=uri)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         call = getattr(self._client, name)
@@ -137,13 +138,21 @@ class Store:
         with store_errors(self.uri):
             return {key: str(value) for key, value in resolve_tags().items()}
 
-    def check_artifact_place(self, experiment_id: str) -> None:
-        """Refuse an experiment whose artifacts would go to a folder that is gone.
+    def check_experiment(self, experiment_id: str) -> None:
+        """Refuse an experiment that is deleted, or whose artifacts would go where nothing is.
 
         Raises:
-            InputError: they lie on this machine, and the project has been moved since.
+            InputError: it is in MLflow's trash, or its artifacts lie on this machine and the
+                project has been moved since.
         """
-        place = self.client.get_experiment(experiment_id).artifact_location or ""
+        experiment = self.client.get_experiment(experiment_id)
+        if experiment.lifecycle_stage != "active":
+            raise InputError(
+                f"the experiment {experiment.name} must be there to record in, found that it was "
+                "deleted: bring it back with mlflow experiments restore --experiment-id "
+                f"{experiment_id}, or name another (MLFLOW_EXPERIMENT_NAME)"
+            )
+        place = experiment.artifact_location or ""
         if "://" in place and not place.startswith("file://"):
             return
         root = Path(place.removeprefix("file://"))
@@ -255,14 +264,20 @@ def connect() -> Store:
     """
     uri = mlflow.get_tracking_uri()
     try:
+        if uri.startswith("sqlite:") and _is_forgotten(uri):
+            raise InputError("it names no file, as sqlite:///mlflow.db does")
         if not uri.startswith("sqlite:///"):
+            knock(uri)
             store = Store(uri)
             store.client.search_experiments(max_results=1)
             return store
         # Links are followed: what a link to a disk that is to be filled leads to is made there.
         path = Path(os.path.realpath(make_url(uri).database or ""))
+        if path.exists() and not path.is_file():
+            raise InputError(f"{kind_of(path.stat().st_mode)} in its place")
         with locked(path.with_name(f".{path.name}.lock")):
             ensure_whole(path, lambda new: Store(new).client.search_experiments(max_results=1))
+            knock(uri)
             store = Store(uri)
             store.client.search_experiments(max_results=1)
             store.client.search_registered_models(max_results=1)
@@ -274,6 +289,11 @@ def connect() -> Store:
         assert isinstance(cause, Exception)
         advice = "; set MLFLOW_TRACKING_URI or start the server"
         raise StoreError(uri, cause, wish="must be reachable", advice=advice) from error
+
+
+def _is_forgotten(uri: str) -> bool:
+    """Whether the address of a SQLite store is that of one in memory alone."""
+    return make_url(uri).database in (None, "", ":memory:")
 
 
 def shown_uri(uri: str) -> str:

@@ -64,8 +64,10 @@ class Tracker:
         try:
             self._store = connect()
         except StoreError as error:
+            if not error.is_away or folder is None:
+                raise
             self._store = Store(mlflow.get_tracking_uri())
-            if not error.is_away or folder is None or not self._has_unfinished(folder):
+            if not self._has_unfinished(folder):
                 raise
             self._away = error
 
@@ -84,7 +86,7 @@ class Tracker:
             experiment_id = self._store.current_experiment_id()
         else:
             experiment_id = self._store.client.get_run(given).info.experiment_id
-        self._store.check_artifact_place(experiment_id)
+        self._store.check_experiment(experiment_id)
         return given, experiment_id
 
     def open_run(self, request: RunRequest) -> "RunRecord":

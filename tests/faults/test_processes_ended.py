@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -116,6 +117,9 @@ def test_a_dead_process_is_one_line_and_its_member_goes_on(project, here, data):
     assert err.strip().startswith("error: every member's process must live to its end, found dead:")
     assert "seed 1 (killed by SIGKILL)" in err
     assert "seed 2: val_f1" in out
+    if "not in MLflow yet" in out:
+        # On a slow machine the record of a dead member may come later, as it says.
+        project.run(sys.executable, "-m", "entrypoints.sync")
     (parent,) = project.runs("train")
     ends = {c.data.tags["seed"]: c.data.tags["stop_reason"] for c in project.children(parent)}
     assert ends == {"1": "killed", "2": "epochs"}
