@@ -136,6 +136,9 @@ class Recipe:
         "run or vote, by name or id, whose probabilities are learned in place of the labels",
         no_op=None,
     )
+    distil_weight: float = setting(
+        1.0, "part of the targets that distil gives; the labels are the rest", no_op=1.0
+    )
     distil_sha256: str | None = setting(
         None,
         "what the SHA-256 of its members' weights must be; default: whatever it is",
@@ -237,6 +240,9 @@ class Recipe:
             _check(name, value, value is None or 0 <= value < 1, "in [0, 1)")
         if self.weights is None and self.weights_sha256 is not None:
             raise InputError("weights_sha256 must go with weights, got it alone")
+        _check("distil_weight", self.distil_weight, 0 < self.distil_weight <= 1, "in (0, 1]")
+        if self.distil is None and self.distil_weight != 1:
+            raise InputError("distil_weight must go with distil, got it alone")
         if self.distil is None and self.distil_sha256 is not None:
             raise InputError("distil_sha256 must go with distil, got it alone")
         if self.exclude is None and self.exclude_sha256 is not None:

@@ -52,6 +52,24 @@ def test_a_batch_has_the_soft_labels_of_its_rows():
     assert hard.tolist() == [1, 0]
 
 
+def test_the_labels_may_have_a_part():
+    """Both losses are weighted: that of the mixed targets is their sum."""
+    soft = torch.softmax(torch.arange(12.0).view(6, 2).sin(), dim=1)
+    recipe = Recipe(augmentation="none", image_size=16, distil="demo", distil_weight=0.3)
+    rows = torch.arange(6)
+    _, labels, targets = training_batch(make_data(soft), rows, recipe, torch.Generator())
+    logits = torch.randn(6, 2)
+    loss, by_soft, by_labels = (
+        torch.nn.functional.cross_entropy(logits, own) for own in (targets, soft, labels)
+    )
+    torch.testing.assert_close(loss, 0.3 * by_soft + 0.7 * by_labels)
+    for wrong in (0, 1.1):
+        with pytest.raises(InputError, match=r"distil_weight must be in \(0, 1\]"):
+            Recipe(distil="demo", distil_weight=wrong)
+    with pytest.raises(InputError, match="distil_weight must go with distil"):
+        Recipe(distil_weight=0.5)
+
+
 def test_soft_labels_are_mixed_as_hard_ones_are():
     recipe = Recipe(mixup_alpha=0.4)
     images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 1, 0])

@@ -216,9 +216,21 @@ def training_batch(
     labels = torch.where(params.is_flipped, data.mirrors[labels], labels)
     targets = labels
     if data.soft_labels is not None:
-        targets = mirror_soft(data.soft_labels[rows.to(device)], params.is_flipped, data.mirrors)
+        soft = mirror_soft(data.soft_labels[rows.to(device)], params.is_flipped, data.mirrors)
+        targets = soft_targets(soft, labels, recipe.distil_weight)
     images, targets = mix_batch(images, targets, len(data.mirrors), recipe, generator)
     return images, labels, targets
+
+
+def soft_targets(soft: Tensor, labels: Tensor, weight: float) -> Tensor:
+    """Soft labels `(n, num_classes)` mixed with the labels `(n,)`, whose part is `1 - weight`.
+
+    The cross-entropy is linear in its targets: this is the weighted sum of both losses (Hinton et
+    al., 2015, section 2).
+    """
+    if weight == 1:
+        return soft
+    return weight * soft + (1 - weight) * F.one_hot(labels, soft.shape[1]).float()
 
 
 def mirror_soft(soft: Tensor, is_flipped: Tensor, mirrors: Tensor) -> Tensor:
