@@ -48,6 +48,9 @@ class _Value(click.ParamType):  # type: ignore[type-arg] # generic in newer vers
             raise InputError(f"{param.name} must not be empty: give a value, or leave it out")
         if self.is_optional and value.lower() == "none":
             return None
+        if value.startswith("~") and self.annotation is str:
+            # A path: the shell leaves the one in `-P dataset=~/data` to us.
+            return os.path.expanduser(value)
         try:
             if self.annotation is bool:
                 return _BOOLEANS[value.lower()]

@@ -27,6 +27,7 @@ from torch import Tensor
 from pose.data.classes import ClassList
 from pose.data.table import column_of, read_table
 from pose.errors import InputError, first_few, known, one_line, printable
+from pose.files import read_bytes
 from pose.history import Row
 from pose.weights import read_state_dict
 from pose_models import MODELS, ImageClassifier, build_model
@@ -301,7 +302,7 @@ def read_statistics(path: Path) -> tuple[float, float]:
         InputError: it is not such a file.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_bytes(path))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} must be a JSON file, found: {one_line(error)}") from error
     found = [_only_number(values, word) for word in ("mean", "std")]

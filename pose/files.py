@@ -25,6 +25,8 @@ O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 # A larger file in a folder of images is not an image: a photograph of 200 megapixels takes
 # 40 MB as JPG and 600 MB without compression.
 MAX_BYTES = 1 << 30
+# For files of weights, which may be as large as memory is.
+ANY_SIZE = 1 << 62
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe (FIFO)"),

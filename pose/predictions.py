@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pose.errors import InputError, one_line
-from pose.files import reason_of, write_text
+from pose.files import read_bytes, reason_of, write_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,8 +87,8 @@ def read_predictions(path: Path, name: str = "") -> Predictions:
         InputError: the file is missing or damaged.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as handle:
-            header, *rows = csv.reader(handle, strict=True)
+        text = io.StringIO(read_bytes(path).decode(), newline="")
+        header, *rows = csv.reader(text, strict=True)
         first = header.index("pred") + 1
         class_labels = tuple(text.removeprefix("p_") for text in header[first:])
         indices = {label: index for index, label in enumerate(class_labels)}

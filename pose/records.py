@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pose.errors import InputError, one_line
+from pose.files import read_bytes
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -31,7 +32,7 @@ def read_record(path: Path, newest: int, expected: str, make: Callable[[dict[str
         InputError: the file is missing or damaged, or from a newer version of this software.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_bytes(path).decode())
         version = int(values.pop("format"))
         if version > newest:
             raise InputError(

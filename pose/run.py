@@ -23,7 +23,7 @@ from pose.ensembling.out_of_fold import OutOfFold, score_folds
 from pose.ensembling.suspects import SUSPECTS_FILE, suspects_csv
 from pose.ensembling.validated import Validated, look_at
 from pose.errors import InputError, one_line
-from pose.files import locked, remove_partials, write_text, writing
+from pose.files import locked, read_bytes, remove_partials, write_text, writing
 from pose.member_key import MemberKey
 from pose.named_runs import ResolvedRun
 from pose.plan import Plan
@@ -420,8 +420,7 @@ def claim_folder(folder: Path, run_id: str, is_continued: bool) -> Path | None:
 
 def _owner(folder: Path) -> str | None:
     try:
-        text = (folder / OWNER_FILE).read_text(encoding="utf-8")
-        return str(json.loads(text)["parent_run_id"])
+        return str(json.loads(read_bytes(folder / OWNER_FILE))["parent_run_id"])
     except (OSError, ValueError, KeyError, TypeError):
         # Missing, or only half written: the folder is somebody else's, and is moved aside.
         return None

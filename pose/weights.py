@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pose.config import Recipe
 from pose.errors import InputError, first_few, one_line, printable
-from pose.files import atomic_path, reason_of
+from pose.files import ANY_SIZE, atomic_path, read_bytes, reason_of
 
 # A model that is registered in MLflow instead of a file.
 REGISTERED = "models:/"
@@ -90,7 +90,7 @@ def read_weights(recipe: Recipe, cache_root: Path) -> tuple[dict[str, Tensor], s
     """
     path = local_weights(recipe, cache_root)
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, ANY_SIZE)
     except OSError as error:
         raise InputError(
             "weights must be a file, or models:/<name>/<version> of this tracking store, "
@@ -111,7 +111,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         InputError: there is no such file, or it is not what torch saves a state dict as.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, ANY_SIZE)
     except OSError as error:
         raise InputError(f"{path} must be a file of weights ({reason_of(error)})") from error
     return _tensors_of(path, data)

@@ -70,6 +70,9 @@ def read_source(source: Source, framing: Framing, obey_exif: bool) -> np.ndarray
 
 def _read_file(path: Path) -> bytes:
     try:
+        # Others, a pipe or a device, might never end.
+        if not path.is_file() and not path.is_dir() and path.exists():
+            raise BadImageError(f"{str(path)[:200]!r}: not a file")
         return path.read_bytes()
     except OSError as error:
         raise BadImageError(f"{str(path)[:200]!r}: {error.strerror or error}") from None

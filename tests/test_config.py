@@ -1,10 +1,15 @@
 """Settings: what they refuse, and in which words."""
 
 import dataclasses
+from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
+from entrypoints.options import field_options, fields_given
 from pose.config import Recipe, Setup
+from pose.data.cache import default_cache_root
 from pose.errors import InputError
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -115,3 +120,19 @@ def test_settings_cannot_be_changed_afterwards():
 
 def test_seeds_are_written_as_they_are_typed():
     assert Recipe(seeds=(76, 100)).seeds_text() == "76,100"
+
+
+def test_a_path_at_home_is_meant_as_a_shell_means_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/kim")
+
+    @click.command()
+    @field_options(Setup)
+    def command(**given):
+        for name, value in fields_given(Setup, given).items():
+            click.echo(f"{name} {value}")
+
+    said = CliRunner().invoke(command, ["--dataset=~/data", "--output_root", "~", "--run-name=a~b"])
+    expected = {"dataset /home/kim/data", "output_root /home/kim", "run_name a~b"}
+    assert set(said.output.splitlines()) == expected
+    monkeypatch.setenv("POSE_CACHE", "~/cache")
+    assert default_cache_root() == Path("/home/kim/cache")

@@ -1,5 +1,6 @@
 """Writing files: whole or not at all, and one line where it cannot be done."""
 
+import os
 import resource
 import shutil
 import signal
@@ -12,9 +13,15 @@ from pose.config import Recipe, Setup
 from pose.data.folder import read_dataset
 from pose.errors import InputError
 from pose.files import remove_partials, write_text, writing
+from pose.model_card import read_card
 from pose.named_runs import ResolvedRun
 from pose.plan import make_plan
+from pose.predictions import read_predictions
+from pose.run import OWNER_FILE, claim_folder
 from pose.seeds import folder as seed_folder
+from pose.weights import read_state_dict, read_weights
+from pose_models.decode import BadImageError
+from pose_models.inputs import to_source
 
 
 @pytest.fixture
@@ -91,3 +98,36 @@ def test_what_killed_writers_left_is_removed(tmp_path):
     remove_partials(tmp_path)
     assert [path.name for path in seed.iterdir()] == ["last_ckpt.pth"]
     assert [path.name for path in tmp_path.iterdir()] == ["seed_1"]
+
+
+@pytest.mark.parametrize("target", ["pipe", "/dev/zero"])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: read_card(path),
+        lambda path: read_predictions(path),
+        lambda path: seed_folder.read_checkpoint(path),
+        lambda path: read_state_dict(path),
+        lambda path: read_weights(Recipe(weights=str(path)), Path()),
+    ],
+    ids=["card", "predictions", "checkpoint", "state dict", "weights"],
+)
+def test_a_pipe_or_a_device_in_a_files_place_is_named_and_not_read(tmp_path, read, target):
+    path = tmp_path / "x.pth"
+    if target == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(target)
+    with pytest.raises(InputError, match="not a file"):
+        read(path)
+    with pytest.raises(BadImageError, match="not a file"):
+        to_source(path)
+
+
+def test_a_pipe_in_the_place_of_a_folders_owner_makes_it_somebody_elses(tmp_path):
+    folder = tmp_path / "night"
+    folder.mkdir()
+    os.mkfifo(folder / OWNER_FILE)
+    moved = claim_folder(folder, "ab12", is_continued=True)
+    assert moved is not None
+    assert (folder / OWNER_FILE).is_file()

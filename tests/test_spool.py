@@ -1,6 +1,7 @@
 """What is recorded while the tracking store is away, and a server that goes and comes."""
 
 import dataclasses
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from server import Server
 
 from pose.config import Recipe, Setup
 from pose.display import NoDisplay
+from pose.errors import InputError
 from pose.named_runs import resolve_run
 from pose.plan import Plan, make_plan
 from pose.run import train_run
@@ -41,6 +43,29 @@ def test_records_come_back_in_order_with_what_their_delivery_told(tmp_path):
     assert again.waiting() == [second]
     assert again.facts(first) == {"run_id": "abc"}
     assert again.append("end").seq == 3
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "link to nowhere"])
+def test_what_cannot_be_a_spool_is_named(tmp_path, kind):
+    path = tmp_path / SPOOL
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case _:
+            path.symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"spool\.jsonl must be the record of its run, found: "):
+        Spool(path)
+
+
+def test_a_spool_that_cannot_be_written_is_named(tmp_path):
+    spool = Spool(tmp_path / SPOOL)
+    spool.path.mkdir()
+    with pytest.raises(InputError, match=r"spool\.jsonl must be written, found: is a directory"):
+        spool.append("text", text="", name="a.txt")
 
 
 def test_a_line_that_was_cut_short_counts_as_never_written(tmp_path):

@@ -109,7 +109,7 @@ class _Request:
 
 def default_cache_root() -> Path:
     """`$POSE_CACHE`, else `~/.cache/pose`."""
-    return Path(os.environ.get("POSE_CACHE") or Path.home() / ".cache" / "pose")
+    return Path(os.environ.get("POSE_CACHE") or "~/.cache/pose").expanduser()
 
 
 def cache_root_of(named: str | None) -> Path:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from pose.errors import InputError, one_line
-from pose.files import atomic_path, write_text
+from pose.files import ANY_SIZE, atomic_path, read_bytes, write_text
 from pose.history import COLUMNS, Row
 from pose.model_card import ModelCard, read_card
 from pose_models import Framing, ImageClassifier, build_model
@@ -85,7 +85,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         InputError: the file is not, to the last bit, what was written.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, ANY_SIZE)
         body, seal = data[: -_SEAL_LENGTH - _LENGTH_FIELD], data[-_SEAL_LENGTH:]
         length = data[len(body) : -_SEAL_LENGTH]
         expected = _SEAL + hashlib.sha256(body).hexdigest().encode()
@@ -147,7 +147,8 @@ def read_model(folder: Path, name: str = "") -> tuple[ImageClassifier, ModelCard
     name = name or str(folder)
     try:
         card = read_card(folder / CONFIG)
-        weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
+        data = io.BytesIO(read_bytes(folder / WEIGHTS, ANY_SIZE))
+        weights = torch.load(data, map_location="cpu", weights_only=True)
         recipe = card.settings
         model = build_model(
             card.model, card.labels, Framing.of(recipe), high_pass=recipe.get("high_pass", False)

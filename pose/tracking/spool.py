@@ -20,7 +20,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pose.files import O_CLOEXEC, O_NONBLOCK, read_bytes
+from pose.errors import InputError
+from pose.files import ANY_SIZE, O_CLOEXEC, O_NONBLOCK, read_bytes, reason_of, writing
 
 # In the run's folder, beside those of its seeds.
 SPOOL = "spool.jsonl"
@@ -44,7 +45,11 @@ class Record:
 
 
 class Spool:
-    """The records of one run; for one process at a time, and any of its threads."""
+    """The records of one run; for one process at a time, and any of its threads.
+
+    Raises:
+        InputError: what is at `path` cannot be read.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -53,7 +58,7 @@ class Spool:
         self._waiting: dict[int, Record] = {}
         self._facts: dict[int, dict[str, Any]] = {}
         self._is_torn = False
-        if path.exists():
+        if os.path.lexists(path):
             self._read()
 
     @property
@@ -62,7 +67,13 @@ class Spool:
         return self.path.parent
 
     def _read(self) -> None:
-        data = read_bytes(self.path)
+        try:
+            data = read_bytes(self.path)
+        except OSError as error:
+            raise InputError(
+                f"{self.path} must be the record of its run, found: {reason_of(error)}: remove it, "
+                "or give another --run-name"
+            ) from error
         self._is_torn = bool(data) and not data.endswith(b"\n")
         for line in data.splitlines():
             try:
@@ -81,9 +92,9 @@ class Spool:
         """Add a record; it is on disk when this returns.
 
         Raises:
-            OSError: it cannot be written.
+            InputError: it cannot be written.
         """
-        with self._lock:
+        with self._lock, writing(self.path):
             seq = self._records[-1].seq + 1 if self._records else 1
             record = Record(seq=seq, at=int(time.time() * 1000), do=do, values=values)
             self._write({"seq": seq, "at": record.at, "do": do, **values}, is_safe=True)
@@ -156,5 +167,4 @@ def file_digest(path: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return hashlib.sha256(read_bytes(path, ANY_SIZE)).hexdigest()
