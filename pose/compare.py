@@ -17,7 +17,7 @@ from pose.ensembling.comparison import Comparison, Contestant, Side, compare, me
 from pose.ensembling.held_out import groups_of
 from pose.ensembling.members import RegisteredMember
 from pose.errors import InputError, first_few
-from pose.files import file_to_write, write_text, writing
+from pose.files import file_to_write, make_folder, write_text
 from pose.reports.notes import describe_comparison
 from pose.result_pages import unfitted, write_page
 from pose.results import Compared, Further
@@ -74,8 +74,7 @@ def compare_runs(setup: CompareSetup, tracker: Tracker, display: Display) -> Com
 
 def _files_to_write(folder: Path) -> dict[str, Path]:
     """What is written into `folder`, which is made, by name."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     names = (compare_page.NAME, "comparison.json", "comparison.csv")
     return {name: file_to_write(folder / name, "out_dir") for name in names}
 

@@ -22,6 +22,7 @@ from pose.device import pick_device, pick_precision
 from pose.display import Display
 from pose.ensembling.members import Member, check_classes
 from pose.errors import InputError, first_few
+from pose.files import make_folder
 from pose.look import decode_labelled
 from pose.named_runs import ResolvedRun
 from pose.predictions import Predictions, write_predictions
@@ -65,7 +66,7 @@ def bring_soft_labels(
             f"{run.recipe.distil_sha256}"
         )
     path = soft_labels_path(cache_root_of(setup.cache_root), teachers, folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     labels = dataset.labels[rows]
     soft = mean_of_free(probs, is_free)
     write_predictions(

@@ -22,7 +22,7 @@ from pose.display import Display
 from pose.ensembling.held_out import MIN_ROWS
 from pose.ensembling.joined import join
 from pose.errors import InputError, one_line
-from pose.files import read_bytes
+from pose.files import make_folder, read_bytes
 from pose.predictions import Predictions
 from pose.tracking import Exported, TaskRecord
 from pose_models import Framing
@@ -182,7 +182,7 @@ def export_all(
         InputError: it cannot be exported, or the export answers otherwise than torch.
     """
     check_packages(formats)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     side = images.checked[0].shape[-1]
     if not images.is_any_size:
         display.say(f"images must be {side} x {side}: only framing=resize is traced for any size")

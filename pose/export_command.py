@@ -10,7 +10,7 @@ from pose.data.source import locate_dataset
 from pose.display import Display
 from pose.errors import InputError
 from pose.export import check_packages, export_all, gather_images, record_exports
-from pose.files import writing
+from pose.files import make_folder
 from pose.stop import ending
 from pose.tracking import Exported, FoundSide, Tracker
 from pose.tracking.models import load_model, load_module
@@ -30,8 +30,7 @@ def export_model(setup: ExportSetup, tracker: Tracker, display: Display) -> dict
     config = load_model(setup.model, "cpu").predictor.config
     module = load_module(setup.model).eval()
     out_dir = Path(setup.out_dir)
-    with writing(out_dir):
-        out_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(out_dir)
     with tempfile.TemporaryDirectory() as staging:
         found = tracker.find_trained(setup.model, Path(staging))
         folder = _data_folder(setup, found)

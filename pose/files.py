@@ -91,6 +91,16 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make `folder` where there is none.
+
+    Raises:
+        InputError: it cannot be made; the message says why.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def _why_not_written(error: BaseException) -> str | None:
     """What the system said; torch says something else about a file that it could not write."""
     found: BaseException | None = error

@@ -15,6 +15,7 @@ from pose.data.folder import read_dataset
 from pose.data.source import locate_dataset
 from pose.display import Display
 from pose.errors import InputError, first_few, known, printable
+from pose.files import make_folder
 from pose.member_key import MemberKey
 from pose.model_card import ModelCard, write_card
 from pose.predictions import Predictions, write_predictions
@@ -222,7 +223,7 @@ def _import_seed(plan: ImportPlan, own: ArchivedSeed, record: RunRecord) -> Seed
 
 def _write_folder(plan: ImportPlan, own: ArchivedSeed, folder: Path) -> None:
     """All that a finished seed leaves, as far as it is known; the weights under our names."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name in (seed_folder.HISTORY, seed_folder.HISTORY_PLOT, CHECKPOINT):
         if (own.folder / name).is_file():
             shutil.copyfile(own.folder / name, folder / name)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pose.config import Recipe, Setup, SweepSetup, typed
 from pose.display import Display, ForwardingDisplay
 from pose.errors import DivergedError, InputError
-from pose.files import write_text
+from pose.files import make_folder, write_text
 from pose.history import Row
 from pose.member_key import MemberKey
 from pose.named_runs import NAMED_RUNS, ResolvedRun
@@ -146,7 +146,7 @@ def sweep(plan: SweepPlan, tracker: Tracker, display: Display, stop: Stop) -> Sw
     with ending(record.finish):
         if record.is_continued:
             display.say(f"continuing the unfinished sweep {record.run_id}")
-        plan.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(plan.folder)
         record.begin(plan.folder)
         study = _open_study(plan, f"{plan.digest()}_{loaded.digest}")
         reason = _Trials(plan, study, tracker.for_trials(record.run_id), display, stop).run()

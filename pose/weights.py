@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pose.config import Recipe
 from pose.errors import InputError, first_few, one_line, printable
-from pose.files import ANY_SIZE, atomic_path, read_bytes, reason_of
+from pose.files import ANY_SIZE, atomic_path, make_folder, read_bytes, reason_of
 
 # A model that is registered in MLflow instead of a file.
 REGISTERED = "models:/"
@@ -73,7 +73,7 @@ def keep_weights(path: Path, cache_root: Path) -> str:
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     folder = cache_root / "weights"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with atomic_path(folder / f"{digest}.pth") as partial:
         partial.write_bytes(data)
     return digest

@@ -12,7 +12,7 @@ import torch
 from pose.config import Recipe, Setup
 from pose.data.folder import read_dataset
 from pose.errors import InputError
-from pose.files import remove_partials, write_text, writing
+from pose.files import make_folder, remove_partials, write_text, writing
 from pose.model_card import read_card
 from pose.named_runs import ResolvedRun
 from pose.plan import make_plan
@@ -131,3 +131,13 @@ def test_a_pipe_in_the_place_of_a_folders_owner_makes_it_somebody_elses(tmp_path
     moved = claim_folder(folder, "ab12", is_continued=True)
     assert moved is not None
     assert (folder / OWNER_FILE).is_file()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    (tmp_path / "seed_1").write_text("hello")
+    (tmp_path / "seed_2").symlink_to("nowhere")
+    for name in ("seed_1", "seed_2"):
+        with pytest.raises(InputError, match=f"{name} must be written, found: file exists"):
+            make_folder(tmp_path / name)

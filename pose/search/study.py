@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pose.errors import InputError
+from pose.files import make_folder
 from pose.results import TrialResult, spread
 from pose.search.space import Dimension
 
@@ -58,7 +59,7 @@ class Study:
         library = import_optuna()
         self._states = library.trial.TrialState
         self._distributions = {d.name: _distribution(d) for d in space}
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         storage = library.storages.JournalStorage(
             library.storages.journal.JournalFileBackend(str(path))
         )

@@ -9,6 +9,7 @@ from typing import Any
 from mlflow.entities import Run
 
 from pose.config import typed
+from pose.files import make_folder
 from pose.member_key import MemberKey
 from pose.results import FINISHED_REASONS, SeedResult
 from pose.seeds import folder as seed_folder
@@ -148,7 +149,7 @@ class RunRecord:
 
     def fetch_val_predictions(self, member: MemberKey, folder: Path) -> Path:
         """Bring a finished member's validation predictions into `folder`."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         run_id = self._children()[member].info.run_id
         return Path(
             self._store.client.download_artifacts(run_id, seed_folder.VAL_PREDICTIONS, str(folder))

@@ -14,6 +14,7 @@ import pandas as pd
 from mlflow.entities import Run
 
 from pose.errors import InputError
+from pose.files import make_folder, writing
 from pose.history import COLUMNS, Row
 from pose.member_key import MemberKey
 from pose.results import FINISHED_REASONS, SeedResult
@@ -103,11 +104,14 @@ class SeedRecord:
         # asked, and the seed goes on from what is here.
         if self._courier.trouble or not self._courier.flush(PUBLISHING_SECONDS):
             return None
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         # Under its own name, half written, it would replace the one that it may stand in for.
-        with tempfile.TemporaryDirectory(
-            prefix=".fetched-", suffix=".partial", dir=folder
-        ) as staging:
+        with (
+            writing(folder),
+            tempfile.TemporaryDirectory(
+                prefix=".fetched-", suffix=".partial", dir=folder
+            ) as staging,
+        ):
             fetched = self._deliveries.fetch(
                 self._member.folder, seed_folder.CHECKPOINT, Path(staging)
             )
