@@ -21,7 +21,7 @@ from pose.data.labels import look_alikes
 from pose.data.listing import list_images
 from pose.data.source import draw_demo, find_dataset
 from pose.display import NoDisplay
-from pose.errors import InputError
+from pose.errors import InputError, printable
 
 
 def image_bytes(format: str = "JPEG", color=(200, 30, 30), size: int = 16) -> bytes:
@@ -369,6 +369,7 @@ def test_excels_line_about_the_separator_is_no_row(tmp_path):
         (("cat", "c\u0430t"), "'cat' and 'c\u0430t' (c\\u0430t)"),
         (("a_b", "a b"), "'a b' and 'a_b'"),
         (("01", "1"), "'01' and '1'"),
+        (("-1", "\u22121"), "'-1' and '\u22121' (\\u22121)"),
     ],
 )
 def test_labels_that_look_alike_are_shown(tmp_path, labels, shown):
@@ -381,6 +382,22 @@ def test_labels_that_look_alike_are_shown(tmp_path, labels, shown):
 
 def test_labels_that_differ_do_not_look_alike():
     assert look_alikes(["0", "1", "10", "-1", "a", "b", "left", "right", "1.5", "15"]) == []
+
+
+@pytest.mark.parametrize("label", ["nan", "#N/A", "None", "NULL"])
+def test_labels_that_mean_a_missing_value_are_named(tmp_path, label):
+    table = f"id,label\n1,a\n2,b\n3,{label}\n"
+    dataset = read_dataset(write_folder(tmp_path, table, jpgs(1, 2, 3)))
+    assert items_of(dataset, "labels that mean a missing value in other programs") == (label,)
+
+
+@pytest.mark.parametrize("written", ["7.0", "0007", "7E+0", "7\u200b", "\uff17"])
+def test_ids_that_a_program_changed_are_shown_with_what_they_mean(tmp_path, written):
+    table = f"id,label\n1,a\n2,b\n{written},a\n"
+    dataset = read_dataset(write_folder(tmp_path, table, jpgs(1, 2, 7)))
+    (problem,) = [found for found in dataset.problems if found.what == "rows without an image"]
+    assert f"ids must be written as files are named: {printable(written)} for 7" in problem.line()
+    assert "7" not in dataset.ids
 
 
 # Outputs

@@ -23,7 +23,7 @@ import numpy as np
 from pose.data.classes import ClassList, read_classes, sorted_texts
 from pose.data.group_names import GROUPS_FILE, name_groups
 from pose.data.groups import Groups, leaders
-from pose.data.labels import LabelRows, look_alikes, read_label_rows
+from pose.data.labels import LabelRows, alike, look_alikes, missing_values, read_label_rows
 from pose.data.listing import Listing, list_images
 from pose.data.problem import Problem
 from pose.errors import InputError, first_few, printable
@@ -308,6 +308,11 @@ def read_dataset(folder: Path) -> Dataset:
         "each is a class of its own: make them one if they are meant to be",
         look_alikes(classes.labels),
     )
+    note(
+        "labels that mean a missing value in other programs",
+        "each is a class: leave the label empty if there is none",
+        missing_values(classes.labels),
+    )
     index_of = classes.indices()
     labels = np.array([index_of[label_texts[i]] for i in usable], dtype=np.int64)
     single = [classes.labels[c] for c in np.flatnonzero(np.bincount(labels) == 1)]
@@ -355,7 +360,10 @@ def _advice(missing: set[str], listing: Listing) -> str:
         {i.rpartition("/")[0] for i in listing.images if "/" in i and i.rpartition("/")[2] in names}
     )
     if not folders:
-        return "left out"
+        # Spreadsheets take zeros away and add decimals.
+        meant = alike(sorted_texts(missing), sorted_texts(listing.images))
+        pairs = first_few((f"{printable(own)} for {printable(meant[own])}" for own in meant), 3)
+        return f"left out; ids must be written as files are named: {pairs}" if meant else "left out"
     where = ", ".join(f"{listing.folder.name}/{printable(inner)}/" for inner in folders[:3])
     return f"left out; {where} has such names: move its images up, or write the folder into the ids"
 

@@ -14,6 +14,14 @@ from pose_models.decode import HEIC_SUFFIXES, SUFFIXES
 
 # Letters of other alphabets that look just like Latin ones: one typing slip makes a new class.
 _TWINS = str.maketrans("АВСЕНКМОРТХУаеорсухіΑΒΕΖΗΙΚΜΝΟΡΤΥΧο", "ABCEHKMOPTXYaeopcyxiABEZHIKMNOPTYXo")
+# A minus and dashes that word processors write instead of the one on the keyboard.
+_DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"))
+# What pandas reads as a missing value, and writes where somebody made it a text.
+_MISSING = {
+    *("#N/A", "#NA", "<NA>", "N/A", "NA", "n/a"),
+    *("NaN", "nan", "-NaN", "-nan", "-1.#IND", "1.#IND", "-1.#QNAN", "1.#QNAN"),
+    *("NULL", "null", "None"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,6 +148,18 @@ def look_alikes(labels: Iterable[str]) -> list[str]:
     return [" and ".join(map(_telling, group)) for group in groups.values() if len(group) > 1]
 
 
+def missing_values(labels: Iterable[str]) -> list[str]:
+    """Those labels that other programs write where there is none."""
+    return sorted(_MISSING.intersection(labels))
+
+
+def alike(texts: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """For those of `texts` that look like one of `known`, without being it: which one."""
+    known_by_look = {_look(text): text for text in known}
+    found = {text: known_by_look.get(_look(text), text) for text in texts}
+    return {text: meant for text, meant in found.items() if meant != text}
+
+
 def _look(label: str) -> str:
     """What labels that look alike share.
 
@@ -152,6 +172,7 @@ def _look(label: str) -> str:
         re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", text.replace("_", " "))
         .strip()
         .translate(_TWINS)
+        .translate(_DASHES)
         .casefold()
     )
     if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", text):
