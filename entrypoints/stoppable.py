@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pose.named_runs import ResolvedRun
 
 
-def work_until_stopped(work: Callable[[StopRequest, str | None], None]) -> None:
+def work_until_stopped(work: Callable[[StopRequest, str | None], object]) -> None:
     """Do work that can be asked to stop.
 
     Args:

@@ -1,6 +1,8 @@
 """Trains a named run, or a free one: each seed a nested MLflow run."""
 
+import dataclasses
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -17,7 +19,7 @@ from entrypoints.options import (
 from entrypoints.stoppable import bring_registered, say_stale_stop, work_until_stopped
 from pose.config import Recipe, Setup
 from pose.errors import InputError
-from pose.named_runs import NAMED_RUNS, ResolvedRun, resolve_run
+from pose.named_runs import AUTO, NAMED_RUNS, ResolvedRun, resolve_auto, resolve_run
 from pose.stop import StopRequest
 
 
@@ -53,12 +55,64 @@ def main(run: Any, seed: Any, dry_run: bool, list: bool, **arguments: Any) -> No
             raise InputError("seed and seeds must not both be given")
         arguments["seeds"] = (seed,)
     setup = Setup(**fields_given(Setup, arguments))
-    resolved = resolve_run(given_or(run, None), setup.run_name, fields_given(Recipe, arguments))
+    given = fields_given(Recipe, arguments)
+    if given_or(run, None) == AUTO:
+        planned = resolve_auto(setup.run_name, given)
+        work_until_stopped(
+            lambda stop, given_run_id: _train_auto(
+                planned, tuple(given), setup, stop, given_run_id=given_run_id, dry_run=dry_run
+            )
+        )
+        return
+    resolved = resolve_run(given_or(run, None), setup.run_name, given)
     work_until_stopped(
         lambda stop, given_run_id: _train(
             resolved, setup, stop, given_run_id=given_run_id, dry_run=dry_run
         )
     )
+
+
+def _train_auto(  # noqa: PLR0913 - what was typed, and who asks
+    planned: ResolvedRun,
+    given: tuple[str, ...],
+    setup: Setup,
+    stop: StopRequest,
+    *,
+    given_run_id: str | None,
+    dry_run: bool,
+) -> None:
+    """Plan from the data, and train what comes of it."""
+    # Imported here as in `_train`.
+    from pose.auto import TEXT, Auto
+    from pose.console import Console
+    from pose.tracking import Tracker
+
+    console = Console()
+    auto = Auto(planned, given, setup, console, stop)
+    if dry_run:
+        click.echo(auto.text())
+        return
+    say_stale_stop(stop, console)
+    chosen = auto.choose(Tracker(say=console.say))
+    if chosen.run is None:
+        again = from_words("train", project_address(given_run_id), sys.argv[1:])
+        if given_run_id:
+            Tracker(given_run_id).end_given("KILLED", chosen.stop_reason or "")
+        console.say(
+            f"stopped ({chosen.stop_reason}): the same command continues this plan\nnext: {again}"
+        )
+        return
+    console.say(chosen.text)
+    is_whole = _train(
+        chosen.run,
+        setup,
+        stop,
+        given_run_id=given_run_id,
+        dry_run=False,
+        texts={TEXT: chosen.text},
+    )
+    if is_whole:
+        auto.complete()
 
 
 def _train(
@@ -68,7 +122,13 @@ def _train(
     *,
     given_run_id: str | None,
     dry_run: bool,
-) -> None:
+    texts: Mapping[str, str] | None = None,
+) -> bool:
+    """Train a run; whether all its members are finished.
+
+    Args:
+        texts: what else the run keeps as artifacts, by file name.
+    """
     # Imported here: --help and --list need not wait for torch and MLflow.
     resolved = bring_registered(resolved, setup)
     from pose.plan import check_located_data, make_plan
@@ -76,7 +136,8 @@ def _train(
     plan = make_plan(resolved, setup)
     if dry_run:
         click.echo(f"{plan.text()}\n{check_located_data(plan)}")
-        return
+        return False
+    plan = dataclasses.replace(plan, texts=texts or {})
     from pose.console import Console
     from pose.run import train_run
     from pose.tracking import Tracker
@@ -92,10 +153,11 @@ def _train(
         console.say(
             f"stopped ({result.stop_reason}): the same command continues this run\nnext: {again}"
         )
-        return
+        return False
     console.show_summary(result)
     vote = {"run": resolved.name, **({"dataset": setup.dataset} if setup.dataset else {})}
     console.say(f"next: {command_line('ensemble', project, **vote)}")
+    return True
 
 
 def list_runs() -> str:
@@ -114,6 +176,7 @@ def list_runs() -> str:
             lines.append(f"  the original's validation macro F1: {scores}")
         if run.leaderboard:
             lines.append(f"  the original's leaderboard F1: {run.leaderboard}")
+    lines.append(f"{AUTO}: planned from the data in a part of the budget, which it must have")
     return "\n".join(lines)
 
 

@@ -136,6 +136,10 @@ NAMED_RUNS: dict[str, NamedRun] = {
 }
 
 
+# The run whose recipe is planned from the data, and the one that its candidates are changes of.
+AUTO, AUTO_BASE = "auto", "champion"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResolvedRun:
     """What a command line asks for.
@@ -159,6 +163,15 @@ class ResolvedRun:
         return f"{base} with " + " ".join(f"{k}={v}" for k, v in self.changes.items())
 
 
+def resolve_auto(run_name: str | None, overrides: dict[str, Any]) -> ResolvedRun:
+    """What `run=auto` starts from: another named run, with the settings that were given.
+
+    Raises:
+        InputError: a name that cannot be a folder's, or a value out of range.
+    """
+    return resolve_run(AUTO_BASE, run_name or AUTO, overrides)
+
+
 def resolve_run(run: str | None, run_name: str | None, overrides: dict[str, Any]) -> ResolvedRun:
     """The recipe of the named run `run` (None: of new runs) under `overrides`.
 
@@ -166,8 +179,11 @@ def resolve_run(run: str | None, run_name: str | None, overrides: dict[str, Any]
         InputError: an unknown run, a name that cannot be a folder's, or a value out of range.
     """
     if run is not None and run not in NAMED_RUNS:
+        if run == AUTO:
+            raise InputError("run must have a recipe of its own here, got auto: give champion")
         raise InputError(
-            f"run must be one of {known(NAMED_RUNS)}, got {run!r}; leave it out for a free run"
+            f"run must be one of {known((*NAMED_RUNS, AUTO))}, got {run!r}; leave it out for a "
+            "free run"
         )
     base = NAMED_RUNS[run].recipe if run else Recipe()
     if base.pretrained and overrides.get("weights") is not None:

@@ -36,6 +36,7 @@ class Plan:
         run: its name, recipe and changes.
         setup: where it happens.
         folder: where the seeds' folders lie.
+        texts: what else the run keeps as artifacts, by file name.
     """
 
     run: ResolvedRun
@@ -43,6 +44,7 @@ class Plan:
     device: torch.device
     precision: torch.dtype
     folder: Path
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def recipe(self) -> Recipe:

@@ -97,6 +97,23 @@ class RunResult:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoTrial:
+    """A candidate that was tried for some seconds in a round of a plan.
+
+    Attributes:
+        candidate, round: numbers, from 0.
+        val_f1: on the fold of the round; 0 where training diverged.
+    """
+
+    candidate: int
+    round: int
+    val_f1: float
+    num_epochs: int
+    images_per_second: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrialResult:
     """How a trial of a sweep ended.
 

@@ -68,6 +68,8 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
                 display.say(f"continuing the unfinished training {record.run_id}")
             record.begin(plan.folder)
             record.log_text(loaded.dataset.report(), "data_report.txt")
+            for name, text in plan.texts.items():
+                record.log_text(text, name)
             if loaded.twins:
                 record.log_text(loaded.twins.csv(), TWINS_FILE)
             if loaded.dataset.excluded:

@@ -360,7 +360,7 @@ LAYERS = (
     "export",
     "export_command predict serving",
     "distil look restore sync run vote voters",
-    "compare importing sweep",
+    "auto compare importing sweep",
     "entrypoints",
 )
 LAYER_OF = {place: number for number, layer in enumerate(LAYERS) for place in layer.split()}

@@ -97,7 +97,7 @@ class Dataset:
                 f"every class must keep an image that can be read, in {self.folder} "
                 f"a class has none: {problem.line()}"
             )
-        return dataclasses.replace(self._take(keep), problems=(*self.problems, problem))
+        return dataclasses.replace(self.take(keep), problems=(*self.problems, problem))
 
     def excluding(self, ids: tuple[str, ...]) -> "Dataset":
         """The same without the images of `ids`.
@@ -115,9 +115,9 @@ class Dataset:
             raise InputError(
                 f"exclude must leave an image of every class, found that it leaves none of {names}"
             )
-        return dataclasses.replace(self._take(keep), excluded=ids)
+        return dataclasses.replace(self.take(keep), excluded=ids)
 
-    def _take(self, rows: list[int]) -> "Dataset":
+    def take(self, rows: list[int]) -> "Dataset":
         """The same with only those of the labelled images."""
         return dataclasses.replace(
             self,

@@ -105,6 +105,26 @@ def load_data(
     """
     dataset = read_dataset(folder)
     dataset.raise_if_fatal()
+    return decode_dataset(
+        dataset,
+        framing,
+        cache_root=cache_root,
+        num_workers=num_workers,
+        progress=progress,
+        obey_exif=obey_exif,
+    )
+
+
+def decode_dataset(  # noqa: PLR0913 - those of `load_data`, by name
+    dataset: Dataset,
+    framing: int | Framing,
+    *,
+    cache_root: Path | None = None,
+    num_workers: int = 0,
+    progress: Progress | None = None,
+    obey_exif: bool = True,
+) -> LoadedData:
+    """Decode the labelled images of a folder that was read, or some of them; see `load_data`."""
     cache = open_cache(
         dataset.files,
         framing,

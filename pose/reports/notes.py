@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 
 from pose.config import typed
 from pose.ensembling.comparison import Comparison
@@ -9,7 +10,7 @@ from pose.ensembling.held_out import Decision
 from pose.ensembling.out_of_fold import OutOfFold
 from pose.metrics import calibration_scores
 from pose.named_runs import NAMED_RUNS, ResolvedRun
-from pose.results import SeedResult, SweepResult, Vote, spread
+from pose.results import AutoTrial, SeedResult, SweepResult, Vote, spread
 
 
 def describe_seeds(
@@ -108,6 +109,54 @@ def describe_sweep(sweep: SweepResult) -> str:
             "",
             f"    {sweep.command}",
         ]
+    return "\n".join(lines) + "\n"
+
+
+def describe_auto(
+    name: str,
+    found: Sequence[str],
+    candidates: Sequence[tuple[str, str]],
+    trials: Sequence[AutoTrial],
+    chosen: int,
+    rest: str,
+) -> str:
+    """A plan from the data: what the folder is like, what was tried, and what came of it.
+
+    Args:
+        found: the folder in lines.
+        candidates: name and reason of each.
+        rest: what was done with the rest of the time.
+    """
+    num_rounds = 1 + max((own.round for own in trials), default=-1)
+    score_of = {(own.candidate, own.round): own for own in trials}
+    lines = [
+        f"### {name}: planned from the data",
+        "",
+        *(f"* {line}" for line in found),
+        "",
+        "| candidate | why | images/s | "
+        + " | ".join(f"round {number + 1}" for number in range(num_rounds))
+        + " |",
+        "|" + "---|" * (3 + num_rounds),
+    ]
+    for index, (candidate, reason) in enumerate(candidates):
+        own_trials = [score_of.get((index, number)) for number in range(num_rounds)]
+        rates = [own.images_per_second for own in own_trials if own]
+        scores = (
+            f"{own.val_f1:.4f} ({own.seconds:.0f} s, {own.num_epochs} epochs)" if own else ""
+            for own in own_trials
+        )
+        mark = "**" if index == chosen else ""
+        rate = f"{rates[-1]:.0f}" if rates else ""
+        lines.append(f"| {mark}{candidate}{mark} | {reason} | {rate} | {' | '.join(scores)} |")
+    lines += [
+        "",
+        f"Chosen: **{candidates[chosen][0]}**, which had the highest macro F1 in the last round "
+        "that it took part in. Each round validates on another fold of the rows that train, and "
+        "gives those that are left more time.",
+        "",
+        rest,
+    ]
     return "\n".join(lines) + "\n"
 
 

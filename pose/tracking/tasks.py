@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -30,6 +31,10 @@ class TaskRecord:
         self._store.set_tags(self.run_id, {**tags, NOTE_TAG: note})
         for path in files:
             self._store.client.log_artifact(self.run_id, str(path))
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Record parameters as they are typed on the command line."""
+        self._store.log_params(self.run_id, params)
 
     def log_exported(self, exported: Exported, model: nn.Module, config: PredictorConfig) -> str:
         """As `exports.log_exported`."""

@@ -169,9 +169,30 @@ class Tracker:
         """The run of a vote: the one that `mlflow run` made, or a new one."""
         return VoteRecord(self._store, self._take_or_create("ensemble", name, tags))
 
-    def open_task(self, kind: str, name: str, tags: Mapping[str, str]) -> TaskRecord:
-        """The run of a comparison or an export, likewise; `kind` is a tag of it."""
-        return TaskRecord(self._store, self._take_or_create(kind, name, tags))
+    def open_task(
+        self, kind: str, name: str, tags: Mapping[str, str], *, below: str | None = None
+    ) -> TaskRecord:
+        """The run of a comparison or an export, likewise; `kind` is a tag of it.
+
+        Args:
+            below: the id of a run that it is nested in.
+        """
+        nested = {} if below is None else {PARENT_TAG: below}
+        return TaskRecord(self._store, self._take_or_create(kind, name, {**tags, **nested}))
+
+    def end_given(self, status: str, stop_reason: str) -> None:
+        """End the run that `mlflow run` made for a command that came to none of its own."""
+        given, _ = self._take_given()
+        if given is not None:
+            TaskRecord(self._store, given).finish(status, stop_reason)
+
+    def open_task_again(self, run_id: str, kind: str, name: str) -> TaskRecord:
+        """The run of a task that was stopped; a new one where that is gone."""
+        if self._store.get_run(run_id) is None:
+            return self.open_task(kind, name, {})
+        self._store.client.update_run(run_id, status="RUNNING")
+        self._store.set_tags(run_id, process_tags())
+        return TaskRecord(self._store, run_id)
 
     def _take_or_create(self, kind: str, name: str, tags: Mapping[str, str]) -> str:
         """The id of the run that `mlflow run` made, or of a new one."""

@@ -1,0 +1,108 @@
+"""What a data folder is like, as far as it decides what is worth trying on it."""
+
+import dataclasses
+import statistics
+
+import numpy as np
+from PIL import Image
+
+from pose.data.folder import Dataset
+from pose.files import read_bytes
+from pose_models.decode import BadImageError, read_image
+from pose_models.framing import Framing
+
+# Images whose sizes are looked at, and whose edges are, spread evenly.
+NUM_SIZES = 500
+NUM_EDGES = 48
+# The side at which a network sees images that are shrunk.
+SHRUNK = 96
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """A data folder in a few numbers.
+
+    Attributes:
+        num_images: labelled ones.
+        counts: of each class, by label.
+        side: the shorter side of the images in pixels, median.
+        sides: the least and the greatest of them.
+        fine_detail: how much stronger neighbouring pixels differ at the images' own scale than in
+            images shrunk to 96 pixels; 1 where they are no larger. What is below 1 is smooth.
+        has_mirrors: whether flipping an image may keep its class.
+    """
+
+    num_images: int
+    counts: dict[str, int]
+    side: int
+    sides: tuple[int, int]
+    fine_detail: float
+    has_mirrors: bool
+
+    def lines(self) -> list[str]:
+        """For people."""
+        rarest = min(self.counts, key=lambda label: self.counts[label])
+        commonest = max(self.counts, key=lambda label: self.counts[label])
+        return [
+            f"{self.num_images} labelled images of {len(self.counts)} classes; the commonest, "
+            f"{commonest}, has {self.counts[commonest]}, the rarest, {rarest}, "
+            f"{self.counts[rarest]}",
+            f"shorter sides of {self.sides[0]} to {self.sides[1]} pixels, median {self.side}",
+            f"fine detail, own scale over shrunk to {SHRUNK} pixels: {self.fine_detail:.2f}",
+        ]
+
+
+def take_fingerprint(dataset: Dataset) -> Fingerprint:
+    """Look at the labelled images: at the headers of some, at the pixels of fewer."""
+    sides = [side for row in _spread(len(dataset.files), NUM_SIZES)
+             if (side := _side(dataset, row)) is not None]  # fmt: skip
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
+    side = round(statistics.median(sides or [SHRUNK]))
+    return Fingerprint(
+        num_images=len(dataset.ids),
+        counts=dict(zip(dataset.classes.labels, counts, strict=True)),
+        side=side,
+        sides=(min(sides, default=side), max(sides, default=side)),
+        fine_detail=_fine_detail(dataset, side),
+        has_mirrors=any(mirror >= 0 for mirror in dataset.classes.mirrors),
+    )
+
+
+def _spread(count: int, limit: int) -> list[int]:
+    return sorted(set(np.linspace(0, count - 1, min(count, limit)).astype(int).tolist()))
+
+
+def _side(dataset: Dataset, row: int) -> int | None:
+    """The shorter side of an image by its header; None where it has none."""
+    try:
+        with Image.open(dataset.files[row]) as image:
+            return min(image.size)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        # Decoding names it, and leaves it out.
+        return None
+
+
+def _fine_detail(dataset: Dataset, side: int) -> float:
+    """The median over some images; see `Fingerprint.fine_detail`."""
+    if side <= SHRUNK:
+        return 1.0
+    ratios = []
+    for row in _spread(len(dataset.files), NUM_EDGES):
+        try:
+            data = read_bytes(dataset.files[row])
+            own, shrunk = (
+                _edges(read_image(data, Framing(size=size)))
+                for size in (min(side, 2 * SHRUNK), SHRUNK)
+            )
+        except (OSError, BadImageError):
+            continue
+        ratios.append(own / max(shrunk, 1e-3))
+    return round(float(np.median(ratios)), 3) if ratios else 1.0
+
+
+def _edges(image: np.ndarray) -> float:
+    """The mean size of a pixel's difference from its four neighbours, of `(3, H, W)` uint8."""
+    gray = image.mean(axis=0)
+    inner = gray[1:-1, 1:-1]
+    around = (gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]) / 4
+    return float(np.abs(inner - around).mean())

@@ -1,0 +1,44 @@
+"""Successive halving: many candidates get little time, the best of them more.
+
+Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization",
+2016 (arXiv:1502.07943). There each round has the same time for all together, and so it is here.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+# Candidates of a round that go on to the next one.
+KEPT = 1 / 3
+# The last round compares so many.
+FINALISTS = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Round:
+    """A round: how many candidates, and the seconds that each trains."""
+
+    num_candidates: int
+    seconds: float
+
+
+def plan_rounds(num_candidates: int, seconds: float, overhead: float = 0.0) -> tuple[Round, ...]:
+    """The rounds that fill a time.
+
+    Args:
+        seconds: for all rounds together.
+        overhead: seconds that each trial takes besides its training.
+    """
+    sizes = [num_candidates]
+    while sizes[-1] > FINALISTS:
+        sizes.append(max(FINALISTS, round(KEPT * sizes[-1])))
+    if sizes[-1] < 2:
+        return ()
+    share = seconds / len(sizes)
+    return tuple(
+        Round(num_candidates=size, seconds=max(share / size - overhead, 0.0)) for size in sizes
+    )
+
+
+def survivors(scores: Mapping[int, float], number: int) -> Sequence[int]:
+    """The candidates with the highest scores, the best first; of equals the plainest."""
+    return sorted(scores, key=lambda index: (-scores[index], index))[:number]

@@ -1,0 +1,138 @@
+"""A plan from the data: what is tried, how it goes on after a stop, and what comes of it."""
+
+import dataclasses
+
+import mlflow
+import numpy as np
+import pytest
+from PIL import Image
+
+from pose import auto as planning
+from pose.auto import Auto, read_progress
+from pose.config import Recipe, Setup
+from pose.data.folder import read_dataset
+from pose.data.loaded import load_data
+from pose.data.split import split_rows
+from pose.display import NoDisplay
+from pose.errors import InputError
+from pose.member_key import MemberKey
+from pose.named_runs import resolve_auto, resolve_run
+from pose.search.candidates import find_candidates
+from pose.search.fingerprint import take_fingerprint
+from pose.search.halving import plan_rounds, survivors
+from pose.tracking import Tracker
+
+GIVEN = {"model": "simple_cnn", "batch_size": 16, "seeds": (4,), "budget": "5m"}
+
+
+@pytest.fixture
+def sides(tmp_path):
+    """Makes a data folder of noise, its images so many pixels a side."""
+
+    def make(side: int):
+        rng = np.random.default_rng(0)
+        folder = tmp_path / str(side)
+        (folder / "train_images").mkdir(parents=True)
+        for number in range(4):
+            noise = rng.integers(0, 255, size=(side, side + 10, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(folder / "train_images" / f"{number}.png")
+        (folder / "train_solution.csv").write_text("0,a\n1,b\n2,a\n3,b\n")
+        return take_fingerprint(read_dataset(folder))
+
+    return make
+
+
+def test_small_images_are_hardly_enlarged_and_large_ones_are_cropped_too(sides):
+    small, large = sides(28), sides(256)
+    assert (small.side, small.sides, small.fine_detail) == (28, (28, 28), 1.0)
+    # Noise is finest at its own scale.
+    assert large.side == 256
+    assert large.fine_detail > 1.2
+    assert small.counts == {"a": 2, "b": 2}
+    sizes = {dict(own.changes)["image_size"] for own in find_candidates(small)}
+    assert sizes == {32, 64}
+    crops = [dict(own.changes) for own in find_candidates(large) if "framing" in own.name]
+    assert {own["crop_from"] for own in crops} == {256}
+    assert any(own.get("high_pass") for own in crops)
+
+
+def test_what_is_given_is_not_varied_and_nothing_is_tried_twice(sides):
+    found = sides(28)
+    candidates = find_candidates(found, given=("image_size", "model"))
+    assert [own.name for own in candidates] == ["as it is", "augmentation=pose_unflipped"]
+
+
+def test_rounds_fill_the_time_and_keep_the_best():
+    rounds = plan_rounds(8, 90.0, overhead=1.0)
+    assert [own.num_candidates for own in rounds] == [8, 3, 2]
+    assert sum(own.num_candidates * (own.seconds + 1) for own in rounds) == pytest.approx(90)
+    assert rounds[0].seconds < rounds[1].seconds < rounds[2].seconds
+    assert plan_rounds(1, 90.0) == ()
+    assert survivors({0: 0.5, 1: 0.9, 2: 0.5, 3: 0.1}, 3) == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "run=auto must have a budget of at least 120s, such as budget=10m, got none"),
+        ({"budget": "30s"}, "at least 120s, such as budget=10m, got 30s"),
+        ({"budget": "10m", "pretrained": True}, "pretrained must go with a run whose network"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_in_one_line(given, message):
+    with pytest.raises(InputError, match=message):
+        Auto(resolve_auto(None, given), tuple(given), Setup(), NoDisplay(), lambda: None)
+    with pytest.raises(InputError, match="a recipe of its own here, got auto"):
+        resolve_run("auto", None, {})
+
+
+def test_a_plan_goes_on_after_a_stop_and_its_choice_never_saw_what_validates(
+    tmp_path, monkeypatch, stripes
+):
+    monkeypatch.setattr(planning, "SEARCH_SHARE", 0.02)
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    setup = Setup(dataset=str(stripes), cache_root=str(tmp_path / "cache"))
+    trials: list[str] = []
+
+    class Display(NoDisplay):
+        def say(self, text: str) -> None:
+            if text.startswith("round_"):
+                trials.append(text.partition(":")[0])
+
+    def plan(stop):
+        return Auto(resolve_auto(None, GIVEN), tuple(GIVEN), setup, Display(), stop)
+
+    stopped = plan(lambda: "stop_file" if trials else None).choose(Tracker())
+    assert (stopped.run, stopped.stop_reason) == (None, "stop_file")
+    path = tmp_path / "outputs" / "auto_plan" / "plan.json"
+    before = read_progress(path)
+    assert len(before.trials) == len(trials) == 1
+    whole = plan(lambda: None)
+    chosen = whole.choose(Tracker())
+    progress = read_progress(path)
+    assert progress.trials[0] == before.trials[0]
+    assert len(set(trials)) == len(trials) == sum(size for size, _ in progress.rounds)
+    assert chosen.run.name == "auto"
+    assert chosen.run.recipe.model == "simple_cnn"
+    assert chosen.run.recipe.budget == f"{progress.rest:.0f}s"
+    assert progress.seconds + progress.rest == pytest.approx(300, abs=1)
+    assert f"share the other {progress.rest:.0f} s" in chosen.text
+    # Chosen already: it is not tried again.
+    assert plan(lambda: None).choose(Tracker()).run == chosen.run
+
+    client = mlflow.MlflowClient()
+    (record,) = client.search_runs(["0"], "tags.kind = 'plan'")
+    assert (record.info.run_id, record.info.status) == (progress.run_id, "FINISHED")
+    nested = client.search_runs(["0"], f"tags.mlflow.parentRunId = '{progress.run_id}'")
+    assert {run.info.run_name for run in nested} == set(trials)
+    assert {run.info.status for run in nested} == {"FINISHED"}
+    assert client.list_artifacts(progress.run_id)[0].path == "plan.md"
+
+    loaded = load_data(stripes, 24, tmp_path / "cache")
+    recipe = dataclasses.replace(Recipe(), seeds=(4,))
+    known = planning._rows_to_try(loaded, recipe)
+    _, val = split_rows(loaded.dataset.labels, recipe, MemberKey(4), loaded.dataset.groups)
+    assert not set(known.tolist()) & set(val.tolist())
+    whole.complete()
+    assert read_progress(path).is_done
