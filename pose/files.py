@@ -269,6 +269,8 @@ def _open_lock(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | flags, 0o666)
     except PermissionError:
+        if not path.exists():
+            raise
         # Somebody else's file: it can be locked all the same.
         return os.open(path, os.O_RDONLY | flags & ~os.O_CREAT)
     except OSError as error:

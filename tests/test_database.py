@@ -1,5 +1,6 @@
 """A SQLite store is made whole or not at all, and what is none of ours is left alone."""
 
+import contextlib
 import sqlite3
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy import URL
 
 from pose.tracking import database
-from pose.tracking.store import StoreError, connect
+from pose.tracking.store import Store, StoreError, connect
 from pose.tracking.tracker import Tracker
 
 
@@ -99,3 +100,16 @@ def test_an_address_where_no_store_can_be_is_one_line_at_once(
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_may_not_be_written_is_one_line_of_the_databases_own_words(store, capfd):
+    address = connect().uri
+    # A root user may write what is read-only; a locked database refuses everybody.
+    with contextlib.closing(sqlite3.connect(store)) as other:
+        other.execute("begin exclusive")
+        locked = f"{address}?timeout=0.1"
+        with pytest.raises(StoreError, match=r"found: database is locked") as caught:
+            Store(locked).client.create_run("0")
+        other.rollback()
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in "".join(capfd.readouterr())

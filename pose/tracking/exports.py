@@ -1,7 +1,6 @@
 """Exported models as MLflow keeps them."""
 
 import dataclasses
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,7 @@ def _log_onnx(store: Store, run_id: str, exported: Exported, num_classes: int) -
             flavor=mlflow.onnx,
             onnx_model=onnx.load(str(exported.path)),
             signature=flavors.tensor_signature(num_classes),
-            pip_requirements=[f"{package}=={version(package)}" for package in ONNX_PACKAGES],
+            pip_requirements=[packaging.pinned(package) for package in ONNX_PACKAGES],
             **options,
         )
     store.client.update_run(run_id, status="RUNNING")

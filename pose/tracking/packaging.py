@@ -102,11 +102,20 @@ def requirements(model: nn.Module) -> list[str]:
     lines = []
     for package in (*MODEL_PACKAGES, *sorted(modules & set(OPTIONAL_PACKAGES))):
         try:
-            # A build's own mark (`+cpu`, `+cu128`) names a wheel that no index has.
-            lines.append(f"{package}=={version(package).partition('+')[0]}")
+            lines.append(pinned(package))
         except PackageNotFoundError:
             continue
     return lines
+
+
+def pinned(package: str) -> str:
+    """The installed version of `package` as pip takes it.
+
+    Raises:
+        PackageNotFoundError: it is not installed.
+    """
+    # A build's own mark (`+cpu`, `+cu128`) names a wheel that no index has.
+    return f"{package}=={version(package).partition('+')[0]}"
 
 
 def stage_code(folder: Path) -> Path:

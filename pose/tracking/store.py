@@ -15,6 +15,7 @@ import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from sqlalchemy import make_url
+from sqlalchemy.exc import DBAPIError
 
 from pose.config import typed
 from pose.errors import InputError, one_line
@@ -39,7 +40,8 @@ class StoreError(InputError):
         self.error_code = str(getattr(error, "error_code", ""))
         self.is_away = uri.startswith("http") and _is_passing(error)
         wish = wish or ("must answer" if self.is_away else "must do what it is asked")
-        reason = shown_uri(one_line(_innermost(error) if self.is_away else error))
+        words = _innermost(error) if self.is_away else _said_by_database(error) or error
+        reason = shown_uri(one_line(words))
         super().__init__(f"the tracking store {shown_uri(uri)} {wish}, found: {reason}{advice}")
 
 
@@ -63,6 +65,16 @@ def _innermost(error: BaseException) -> BaseException:
             found = inner
         inner = inner.__cause__ or inner.__context__
     return found
+
+
+def _said_by_database(error: BaseException) -> BaseException | None:
+    """What a database said, without SQLAlchemy's advice and statement around it."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, DBAPIError) and found.orig is not None:
+            return found.orig
+        found = found.__cause__ or found.__context__
+    return None
 
 
 @contextlib.contextmanager
@@ -113,7 +125,8 @@ class Store:
             mlflow.set_tracking_uri(self.uri)
         # Setting up a database is news for MLflow's developers, not for whoever trains.
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        # What fails there is raised as well: it needs no traceback beside our line.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         # Bars for single small files would break the lines that training prints.
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
