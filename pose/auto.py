@@ -6,21 +6,19 @@ the rows that will train. The rows that will validate the run decide nothing, so
 honest as that of any run.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pose.config import MIN_SEED_SECONDS, Recipe, Setup, parse_time
 from pose.data.cache import cache_root_of
-from pose.data.folder import read_dataset
+from pose.data.folder import Dataset, read_dataset
 from pose.data.loaded import LoadedData, decode_dataset
 from pose.data.source import find_dataset
 from pose.data.split import split_rows
@@ -31,77 +29,29 @@ from pose.errors import DivergedError, InputError
 from pose.files import write_text
 from pose.member_key import MemberKey
 from pose.named_runs import AUTO_BASE, ResolvedRun
-from pose.records import read_record, record_text
 from pose.reports.notes import describe_auto
 from pose.results import AutoTrial
 from pose.run import only_run_in
 from pose.search.candidates import Candidate, find_candidates
-from pose.search.fingerprint import take_fingerprint
-from pose.search.halving import plan_rounds, survivors
+from pose.search.fingerprint import Fingerprint, take_fingerprint
+from pose.search.halving import survivors
+from pose.search.progress import Progress, ProgressFile, read_progress
 from pose.seeds.train import build_fitted
 from pose.stop import Stop, ending
 from pose.tracking import TaskRecord, Tracker
 from pose.training.loop import train
 from pose.training.state import start_state
 from pose.training.step import Step
+from pose_models import Framing
 
-FORMAT = 1
 RECORD = "plan.json"
 TEXT = "plan.md"
-# The part of the budget that is for trying.
-SEARCH_SHARE = 0.35
 MIN_SECONDS = 120.0
 # Folds of the rows that train: each round validates on another one.
 NUM_FOLDS = 5
 # Trials train and validate on so many images at most: they have seconds.
 MAX_ROWS = 8000
 MIN_ROWS_PER_CLASS = 20
-# Building a network and compiling its first step, in seconds.
-TRIAL_OVERHEAD = 1.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What is decided so far, kept in a file, so that an unfinished plan goes on.
-
-    Attributes:
-        identity: of data, budget and settings; another plan begins anew.
-        run_id: of the plan in MLflow.
-        rounds: how many candidates each round has, and the seconds of each trial.
-        seconds: spent in earlier sessions and in this one, up to now.
-        trials: those that are over.
-        chosen: the candidate that won; None before that is known.
-        rest: seconds for the members; None before.
-        is_done: whether the members were trained to their end.
-    """
-
-    identity: str
-    run_id: str
-    rounds: tuple[tuple[int, float], ...] = ()
-    seconds: float = 0.0
-    trials: tuple[AutoTrial, ...] = ()
-    chosen: int | None = None
-    rest: float | None = None
-    is_done: bool = False
-
-    def scores(self, number: int) -> dict[int, float]:
-        """The scores of a round, counted from 0, by candidate."""
-        return {own.candidate: own.val_f1 for own in self.trials if own.round == number}
-
-
-def read_progress(path: Path) -> Progress:
-    """What `record_text` wrote of it.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
-
-    def make(values: dict[str, Any]) -> Progress:
-        trials = tuple(AutoTrial(**own) for own in values.pop("trials"))
-        rounds = tuple((int(size), float(seconds)) for size, seconds in values.pop("rounds"))
-        return Progress(**values, trials=trials, rounds=rounds)
-
-    return read_record(path, FORMAT, f"{path} must be a whole plan", make)
 
 
 def check_budget(recipe: Recipe) -> float:
@@ -157,14 +107,14 @@ class Auto:
                 f"{unplanned[0]} must go with a run whose network is known, got it with run=auto: "
                 "give run=finetune or run=champion"
             )
-        self._budget = check_budget(run.recipe)
+        least = MIN_SEED_SECONDS * len(run.recipe.members(run.recipe.seeds))
+        self._folder = Path(setup.output_root) / f"{run.name}_plan"
+        self._file = ProgressFile(self._folder / RECORD, check_budget(run.recipe), least)
         self._run = run
         self._given = frozenset(given) - {"budget", "seeds"}
         self._setup = setup
         self._display = display
         self._stop = stop
-        self._folder = Path(setup.output_root) / f"{run.name}_plan"
-        self._started = time.monotonic()
 
     def text(self) -> str:
         """What would be tried, for people.
@@ -178,11 +128,6 @@ class Auto:
         names = [f"{own.name}: {own.reason}" for own in find_candidates(found, self._given)]
         return "\n".join((*found.lines(), *(f"candidate {name}" for name in names)))
 
-    @property
-    def path(self) -> Path:
-        """The file of what is decided so far."""
-        return self._folder / RECORD
-
     def choose(self, tracker: Tracker) -> Chosen:
         """Try the candidates, unless an unfinished plan has a winner already.
 
@@ -195,8 +140,7 @@ class Auto:
 
     def complete(self) -> None:
         """The members are trained: the same command would plan anew."""
-        progress = dataclasses.replace(read_progress(self.path), is_done=True)
-        write_text(self.path, record_text(progress, FORMAT))
+        self._file.save(dataclasses.replace(read_progress(self._file.path), is_done=True))
 
     def _choose(self, tracker: Tracker) -> Chosen:
         folder = find_dataset(self._setup, self._display)
@@ -214,22 +158,28 @@ class Auto:
         )
         for line in (*loaded.lines(), *found.lines()):
             self._display.say(line)
-        progress, record = self._open(loaded, candidates, tracker)
-        with ending(record.finish):
-            if progress.chosen is None:
-                trying = _Trying(self, loaded, recipes, record, tracker)
+        identity = self._identity(loaded, candidates)
+        before = None if self._setup.fresh else self._file.find(identity)
+        if before is None or before.chosen is None:
+            progress, record = self._open(loaded, identity, before, tracker)
+            with ending(record.finish):
+                trying = _Trying(
+                    file=self._file, setup=self._setup, display=self._display, stop=self._stop,
+                    recipes=recipes, part=_part_to_try(loaded, recipes[0]), record=record,
+                    tracker=tracker,
+                )  # fmt: skip
                 progress, reason = trying.run(progress)
                 if reason:
                     record.finish("KILLED", reason)
                     return Chosen(run=None, stop_reason=reason)
-            text = describe_auto(
-                self._run.name, found.lines(), [(own.name, own.reason) for own in candidates],
-                progress.trials, progress.chosen or 0, self._rest_text(loaded, progress),
-            )  # fmt: skip
-            write_text(self._folder / TEXT, text)
-            record.log({}, {"chosen": candidates[progress.chosen or 0].name}, text,
-                       [self._folder / TEXT])  # fmt: skip
-        record.finish("FINISHED")
+                text = self._describe(found, candidates, loaded, progress)
+                path = self._folder / TEXT
+                write_text(path, text)
+                winner = candidates[progress.chosen or 0].name
+                record.log({}, {"chosen": winner}, text, [path])
+            record.finish("FINISHED")
+        else:
+            progress, text = before, self._describe(found, candidates, loaded, before)
         return Chosen(run=self._chosen_run(candidates[progress.chosen or 0], progress), text=text)
 
     def _recipe_of(self, candidate: Candidate) -> Recipe:
@@ -244,115 +194,89 @@ class Auto:
             changes={**self._run.changes, **changes},
         )
 
-    def _rest_text(self, loaded: LoadedData, progress: Progress) -> str:
-        recipe = self._run.recipe
-        members = len(recipe.members(recipe.seeds))
-        return (
-            f"{progress.seconds:.0f} of {self._budget:.0f} s went into this; {members} members "
-            f"share the other {progress.rest:.0f} s. "
-            + (
-                "With folds every row validates somebody, and decided here as well: the score of "
-                "the run is a little flattering."
-                if recipe.folds
-                else f"The rows that validate them ({recipe.val_fraction:.0%} of "
-                f"{len(loaded.dataset.ids)}) decided nothing here."
-            )
+    def _describe(
+        self,
+        found: Fingerprint,
+        candidates: Sequence[Candidate],
+        loaded: LoadedData,
+        progress: Progress,
+    ) -> str:
+        """The plan and its reasons as Markdown."""
+        recipe, num_images = self._run.recipe, len(loaded.dataset.ids)
+        flattery = (
+            "With folds every row validates somebody, and decided here as well: the score of the "
+            "run is a little flattering."
+            if recipe.folds
+            else f"The rows that validate them ({recipe.val_fraction:.0%} of {num_images}) decided "
+            "nothing here."
+        )
+        return describe_auto(
+            self._run.name,
+            found.lines(),
+            [(own.name, own.reason) for own in candidates],
+            progress.trials,
+            progress.chosen or 0,
+            f"{progress.seconds:.0f} of {self._file.budget:.0f} s went into this; "
+            f"{len(recipe.members(recipe.seeds))} members share the other {progress.rest:.0f} s. "
+            f"{flattery}",
         )
 
-    def _open(
-        self, loaded: LoadedData, candidates: tuple[Candidate, ...], tracker: Tracker
-    ) -> tuple[Progress, TaskRecord]:
-        """The unfinished plan of the same identity, or a new one, with its run in MLflow."""
+    def _identity(self, loaded: LoadedData, candidates: Sequence[Candidate]) -> str:
+        """What two commands must share to mean one plan."""
         settings = {
             "recipe": self._run.recipe.identity(),
             "seeds": self._run.recipe.seeds,
-            "budget": self._budget,
+            "budget": self._file.budget,
             "candidates": [own.changes for own in candidates],
             "data": loaded.digest,
         }
         text = json.dumps(settings, sort_keys=True)
-        identity = hashlib.sha256(text.encode()).hexdigest()[:16]
-        before = None
-        if self.path.exists():
-            with contextlib.suppress(InputError):
-                before = read_progress(self.path)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _open(
+        self, loaded: LoadedData, identity: str, before: Progress | None, tracker: Tracker
+    ) -> tuple[Progress, TaskRecord]:
+        """The unfinished plan, or a new one, with its run in MLflow."""
         tags = {"run": f"{self._run.name}_plan", "dataset": str(loaded.dataset.folder.absolute())}
-        is_same = before is not None and before.identity == identity and not before.is_done
-        if before is not None and is_same and not self._setup.fresh:
+        if before is not None:
             self._display.say(f"continuing the unfinished plan {before.run_id}")
             record = tracker.open_task_again(before.run_id, "plan", tags["run"])
             # A run that somebody deleted has another one in its place.
             return dataclasses.replace(before, run_id=record.run_id), record
+        self._file.set_aside()
         record = tracker.open_task("plan", tags["run"], tags)
         return Progress(identity=identity, run_id=record.run_id), record
 
-    def save(self, progress: Progress) -> Progress:
-        """Keep what is decided, with the time that it has taken so far."""
-        now = time.monotonic()
-        progress = dataclasses.replace(progress, seconds=progress.seconds + now - self._started)
-        self._started = now
-        write_text(self.path, record_text(progress, FORMAT))
-        return progress
 
-    def begin(self, progress: Progress, num_candidates: int) -> Progress:
-        """The rounds, which fill the part of the budget that is for trying."""
-        if progress.rounds:
-            return progress
-        progress = self.save(progress)
-        left = SEARCH_SHARE * self._budget - progress.seconds
-        rounds = plan_rounds(num_candidates, max(left, 0.0), TRIAL_OVERHEAD)
-        return self.save(
-            dataclasses.replace(
-                progress, rounds=tuple((own.num_candidates, own.seconds) for own in rounds)
-            )
-        )
-
-    def finish(self, progress: Progress, chosen: int) -> Progress:
-        """The winner, and what time it has.
-
-        Raises:
-            InputError: too little is left for its members.
-        """
-        progress = self.save(progress)
-        rest = self._budget - progress.seconds
-        recipe = self._run.recipe
-        least = MIN_SEED_SECONDS * len(recipe.members(recipe.seeds))
-        if rest < least:
-            raise InputError(
-                f"budget must leave {least:.0f} s for the members after decoding and trying, "
-                f"found {rest:.0f} s left of {self._budget:.0f}: give more"
-            )
-        return self.save(dataclasses.replace(progress, chosen=chosen, rest=round(rest)))
-
-
+@dataclasses.dataclass(kw_only=True)
 class _Trying:
-    """The rounds of a plan."""
+    """The rounds of a plan.
 
-    def __init__(
-        self,
-        auto: Auto,
-        loaded: LoadedData,
-        recipes: list[Recipe],
-        record: TaskRecord,
-        tracker: Tracker,
-    ) -> None:
-        self._auto = auto
-        self._recipes = recipes
-        self._record = record
-        self._tracker = tracker
-        self._display, self._stop, self._setup = auto._display, auto._stop, auto._setup
-        rows = _rows_to_try(loaded, recipes[0])
-        self._part = loaded.dataset.take(rows.tolist())
-        self._decoded: dict[Any, LoadedData] = {}
+    Attributes:
+        file: keeps what is decided.
+        recipes: of the candidates.
+        part: the rows that trials may know.
+        record: of the plan in MLflow; trials are nested in it by `tracker`.
+    """
+
+    file: ProgressFile
+    setup: Setup
+    display: Display
+    stop: Stop
+    recipes: list[Recipe]
+    part: Dataset
+    record: TaskRecord
+    tracker: Tracker
+    _decoded: dict[Framing, LoadedData] = dataclasses.field(default_factory=dict)
 
     def run(self, progress: Progress) -> tuple[Progress, str | None]:
         """Try in rounds; why it was stopped, or None with the winner."""
-        for recipe in self._recipes:
+        for recipe in self.recipes:
             self._load(recipe)
-            if reason := self._stop():
-                return self._auto.save(progress), reason
-        progress = self._auto.begin(progress, len(self._recipes))
-        going: list[int] = list(range(len(self._recipes)))
+            if reason := self.stop():
+                return self.file.save(progress), reason
+        progress = self.file.begin(progress, len(self.recipes))
+        going: list[int] = list(range(len(self.recipes)))
         for number, (size, seconds) in enumerate(progress.rounds):
             going = going[:size]
             for index in going:
@@ -360,21 +284,21 @@ class _Trying:
                     continue
                 trial, reason = self._try(index, number, seconds)
                 if reason is not None or trial is None:
-                    return self._auto.save(progress), reason
+                    return self.file.save(progress), reason
                 trials = (*progress.trials, trial)
-                progress = self._auto.save(dataclasses.replace(progress, trials=trials))
+                progress = self.file.save(dataclasses.replace(progress, trials=trials))
             going = list(survivors(progress.scores(number), len(going)))
-        return self._auto.finish(progress, going[0]), None
+        return self.file.finish(progress, going[0]), None
 
     def _load(self, recipe: Recipe) -> LoadedData:
         framing = framing_of(recipe)
         if framing not in self._decoded:
             self._decoded[framing] = decode_dataset(
-                self._part,
+                self.part,
                 framing,
-                cache_root=cache_root_of(self._setup.cache_root),
-                num_workers=self._setup.num_workers,
-                progress=self._display.cache_progress,
+                cache_root=cache_root_of(self.setup.cache_root),
+                num_workers=self.setup.num_workers,
+                progress=self.display.cache_progress,
                 obey_exif=recipe.exif == "obey",
             )
         return self._decoded[framing]
@@ -382,20 +306,20 @@ class _Trying:
     def _try(self, index: int, number: int, seconds: float) -> tuple[AutoTrial | None, str | None]:
         """Train a candidate for some seconds; or why it was stopped."""
         # Each round validates on a fold of its own.
-        recipe = dataclasses.replace(self._recipes[index], folds=NUM_FOLDS, budget=None)
+        recipe = dataclasses.replace(self.recipes[index], folds=NUM_FOLDS, budget=None)
         loaded = self._load(recipe)
-        device = pick_device(self._setup.device)
+        device = pick_device(self.setup.device)
         key = MemberKey(recipe.seeds[0], number % NUM_FOLDS + 1)
         started = time.monotonic()
         data = training_data(loaded, recipe, key, device)
         labels = loaded.dataset.classes.labels
         state = start_state(partial(build_fitted, recipe, labels, data), recipe, key.seed, device)
-        step = Step(state, data, recipe, pick_precision(self._setup.precision, device))
+        step = Step(state, data, recipe, pick_precision(self.setup.precision, device))
         try:
-            reason = train(step, stop=self._stop, time_limit=max(seconds, 0.5))
+            reason = train(step, stop=self.stop, time_limit=max(seconds, 0.5))
         except DivergedError:
             reason = "diverged"
-        if reason == self._stop():
+        if reason == self.stop():
             return None, reason
         rates = [row["images_per_second"] for row in state.history]
         trial = AutoTrial(
@@ -411,27 +335,31 @@ class _Trying:
 
     def _log(self, trial: AutoTrial) -> None:
         changes = {
-            name: getattr(self._recipes[trial.candidate], name)
+            name: getattr(self.recipes[trial.candidate], name)
             for name in ("model", "image_size", "framing", "high_pass", "augmentation")
         }
         name = f"round_{trial.round + 1}_candidate_{trial.candidate + 1}"
-        self._display.say(
+        self.display.say(
             f"{name}: val_f1 {trial.val_f1:.4f} after {trial.num_epochs} epochs, "
             f"{trial.images_per_second:.0f} images/s, {trial.seconds:.0f} s"
         )
         try:
-            record = self._tracker.open_task("trial", name, {}, below=self._record.run_id)
+            record = self.tracker.open_task("trial", name, {}, below=self.record.run_id)
             record.log_params({**changes, "round": trial.round + 1})
             scores = {"val_f1": trial.val_f1, "time/images_per_second": trial.images_per_second}
             record.log(scores, {}, "", [])
             record.finish("FINISHED")
         except InputError as error:
             # The plan is kept in its folder; what waits for nobody is not worth the night.
-            self._display.say(f"warning: {name} is not recorded: {error}")
+            self.display.say(f"warning: {name} is not recorded: {error}")
+
+
+def _part_to_try(loaded: LoadedData, recipe: Recipe) -> Dataset:
+    """The images that trials may know: of those that will train, some thousand."""
+    return loaded.dataset.take(_rows_to_try(loaded, recipe).tolist())
 
 
 def _rows_to_try(loaded: LoadedData, recipe: Recipe) -> np.ndarray:
-    """The rows of the data that trials may know: of those that will train, some thousand."""
     if recipe.folds:
         rows = np.arange(len(loaded.dataset.ids))
     else:

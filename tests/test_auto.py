@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pose import auto as planning
-from pose.auto import Auto, read_progress
+from pose.auto import Auto
 from pose.config import Recipe, Setup
 from pose.data.folder import read_dataset
 from pose.data.loaded import load_data
@@ -17,9 +17,11 @@ from pose.display import NoDisplay
 from pose.errors import InputError
 from pose.member_key import MemberKey
 from pose.named_runs import resolve_auto, resolve_run
+from pose.search import progress as progress_file
 from pose.search.candidates import find_candidates
 from pose.search.fingerprint import take_fingerprint
 from pose.search.halving import plan_rounds, survivors
+from pose.search.progress import read_progress
 from pose.tracking import Tracker
 
 GIVEN = {"model": "simple_cnn", "batch_size": 16, "seeds": (4,), "budget": "5m"}
@@ -89,7 +91,7 @@ def test_what_cannot_be_planned_is_refused_in_one_line(given, message):
 def test_a_plan_goes_on_after_a_stop_and_its_choice_never_saw_what_validates(
     tmp_path, monkeypatch, stripes
 ):
-    monkeypatch.setattr(planning, "SEARCH_SHARE", 0.02)
+    monkeypatch.setattr(progress_file, "SEARCH_SHARE", 0.02)
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     setup = Setup(dataset=str(stripes), cache_root=str(tmp_path / "cache"))

@@ -1,0 +1,126 @@
+"""What a plan from the data has decided so far: a file, so that an unfinished plan goes on."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+from pose.errors import InputError
+from pose.files import write_text
+from pose.records import read_record, record_text
+from pose.results import AutoTrial
+from pose.search.halving import plan_rounds
+
+FORMAT = 1
+# The part of the budget that is for trying.
+SEARCH_SHARE = 0.35
+# Building a network and compiling its first step, in seconds.
+TRIAL_OVERHEAD = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What is decided so far.
+
+    Attributes:
+        identity: of data, budget and settings; another plan begins anew.
+        run_id: of the plan in MLflow.
+        rounds: how many candidates each round has, and the seconds of each trial.
+        seconds: spent in earlier sessions and in this one, up to now.
+        trials: those that are over.
+        chosen: the candidate that won; None before that is known.
+        rest: seconds for the members; None before.
+        is_done: whether the members were trained to their end.
+    """
+
+    identity: str
+    run_id: str
+    rounds: tuple[tuple[int, float], ...] = ()
+    seconds: float = 0.0
+    trials: tuple[AutoTrial, ...] = ()
+    chosen: int | None = None
+    rest: float | None = None
+    is_done: bool = False
+
+    def scores(self, number: int) -> dict[int, float]:
+        """The scores of a round, counted from 0, by candidate."""
+        return {own.candidate: own.val_f1 for own in self.trials if own.round == number}
+
+
+def read_progress(path: Path) -> Progress:
+    """What `record_text` wrote of it.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+
+    def make(values: dict[str, Any]) -> Progress:
+        trials = tuple(AutoTrial(**own) for own in values.pop("trials"))
+        rounds = tuple((int(size), float(seconds)) for size, seconds in values.pop("rounds"))
+        return Progress(**values, trials=trials, rounds=rounds)
+
+    return read_record(path, FORMAT, f"{path} must be a whole plan", make)
+
+
+class ProgressFile:
+    """The file, and the clock of a plan.
+
+    Args:
+        budget: seconds for trying and for the members.
+        least: seconds that the members must have.
+    """
+
+    def __init__(self, path: Path, budget: float, least: float) -> None:
+        self.path = path
+        self.budget = budget
+        self._least = least
+        self._started = time.monotonic()
+
+    def find(self, identity: str) -> Progress | None:
+        """The unfinished plan of this identity; None where there is none."""
+        try:
+            found = read_progress(self.path)
+        except InputError:
+            return None
+        return found if found.identity == identity and not found.is_done else None
+
+    def set_aside(self) -> None:
+        """Keep what an earlier plan decided under another name."""
+        if self.path.exists():
+            self.path.replace(self.path.with_name(f"{self.path.stem}.{int(time.time())}.json"))
+
+    def save(self, progress: Progress) -> Progress:
+        """Keep what is decided, with the time that it has taken so far."""
+        now = time.monotonic()
+        progress = dataclasses.replace(progress, seconds=progress.seconds + now - self._started)
+        self._started = now
+        write_text(self.path, record_text(progress, FORMAT))
+        return progress
+
+    def begin(self, progress: Progress, num_candidates: int) -> Progress:
+        """The rounds, which fill the part of the budget that is for trying."""
+        if progress.rounds:
+            return progress
+        progress = self.save(progress)
+        left = SEARCH_SHARE * self.budget - progress.seconds
+        rounds = plan_rounds(num_candidates, max(left, 0.0), TRIAL_OVERHEAD)
+        return self.save(
+            dataclasses.replace(
+                progress, rounds=tuple((own.num_candidates, own.seconds) for own in rounds)
+            )
+        )
+
+    def finish(self, progress: Progress, chosen: int) -> Progress:
+        """The winner, and what time it has.
+
+        Raises:
+            InputError: too little is left for its members.
+        """
+        progress = self.save(progress)
+        rest = self.budget - progress.seconds
+        if rest < self._least:
+            raise InputError(
+                f"budget must leave {self._least:.0f} s for the members after decoding and trying, "
+                f"found {rest:.0f} s left of {self.budget:.0f}: give more"
+            )
+        return self.save(dataclasses.replace(progress, chosen=chosen, rest=round(rest)))
