@@ -1,0 +1,220 @@
+"""What `run=auto` chooses and reaches, beside each of its candidates trained for the same time.
+
+Through the commands that users type, each in a process of its own: training with a budget, then the
+vote on test images that nothing has seen. The folders are the textures of `benchmarks.textures`
+(scikit-image is needed for these), scikit-learn's digits and the drawn poses.
+
+    python -m benchmarks.auto --data textures
+    python -m benchmarks.auto --candidates --budget 4m
+"""
+
+import argparse
+import csv
+import dataclasses
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import ours, report
+from benchmarks.peers.__main__ import lay_out
+from benchmarks.suspects import write_digits
+from benchmarks.textures import write_textures
+from pose.config import typed
+from pose.data.folder import read_dataset
+from pose.metrics import f1_of
+from pose.search.candidates import find_candidates
+from pose.search.fingerprint import take_fingerprint
+
+ROOT = Path(__file__).parents[1]
+DATA = ("textures", "digits", "demo")
+TEXTURES_GOAL, TEXTURES_AIM = 0.85, 0.92
+# How far auto may be from the best of its candidates, in macro-F1.
+MARGIN = 0.01
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A data folder with test images, and their labels by id."""
+
+    path: Path
+    truth: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One training and its vote."""
+
+    test_f1: float
+    seconds: float
+    chosen: str = ""
+
+
+def make_folder(name: str, root: Path, num_images: int) -> Folder:
+    """The data of a name, made in `root`."""
+    if name == "textures":
+        path = write_textures(root / name, num_train=2400, num_test=600)
+        return Folder(path=path, truth=_read_labels(path / "test_solution.csv"))
+    if name == "digits":
+        kept, truth = lay_out(write_digits(root / "all"), 597, root / name)
+    else:
+        with ours.data_folder(None, num_images) as demo:
+            # The drawing is removed at the end; what is laid out are links to it.
+            copied = root / "all"
+            subprocess.run(["cp", "-r", str(demo), str(copied)], check=True)
+        kept, truth = lay_out(copied, num_images // 5, root / name)
+    tests = kept / "test_images"
+    tests.mkdir()
+    for path in (root / name / "by_label" / "test").glob("*/*"):
+        (tests / path.name).symlink_to(path.resolve())
+    return Folder(path=kept, truth=truth)
+
+
+def _read_labels(path: Path) -> dict[str, str]:
+    with open(path, encoding="utf-8", newline="") as handle:
+        return {row["id"]: row["label"] for row in csv.DictReader(handle)}
+
+
+def train_and_vote(folder: Folder, work: Path, name: str, options: Sequence[str]) -> Outcome:
+    """Train a run and let it vote, by the commands; their folder is `work`.
+
+    Raises:
+        RuntimeError: a command failed.
+    """
+    started = time.monotonic()
+    output = _run(work, "train", "--run-name", name, "--dataset", str(folder.path), *options)
+    seconds = time.monotonic() - started
+    _run(work, "ensemble", "--run", name, "--dataset", str(folder.path))
+    preds = _read_labels(work / "predictions.csv")
+    labels = sorted(set(folder.truth.values()))
+    one_hot = np.array([[preds[key] == label for label in labels] for key in folder.truth])
+    truth = np.array([labels.index(label) for label in folder.truth.values()])
+    found = re.search(r"^Chosen: \*\*(.+?)\*\*", output, re.MULTILINE)
+    return Outcome(
+        test_f1=f1_of(one_hot.astype(float), truth),
+        seconds=seconds,
+        chosen=found[1] if found else "",
+    )
+
+
+def _run(work: Path, command: str, *options: str) -> str:
+    work.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-m", f"entrypoints.{command}", *options],
+        cwd=work,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{work.absolute()}/mlflow.db",
+            "POSE_CACHE": str(work.absolute() / "cache"),
+        },
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{command} failed:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def measure(name: str, root: Path, args: argparse.Namespace) -> dict[str, list[Outcome]]:
+    """The outcomes of `auto`, and of each candidate where that is asked."""
+    folder = make_folder(name, root, args.num_images)
+    outcomes: dict[str, list[Outcome]] = {}
+    for repetition in range(args.repetitions):
+        seeds = ",".join(str(3 * repetition + number) for number in range(args.seeds))
+        sides = {"auto": ["--run", "auto"]}
+        if args.candidates:
+            found = take_fingerprint(read_dataset(folder.path))
+            for candidate in find_candidates(found):
+                options = [f"--{key}={typed(value)}" for key, value in candidate.changes]
+                sides[candidate.name] = ["--run", "champion", *options]
+        for number, (side, options) in enumerate(sides.items()):
+            work = root / f"work_{repetition}_{number}"
+            own = train_and_vote(
+                folder, work, f"run_{number}", [*options, "--budget", args.budget, "--seeds", seeds]
+            )
+            outcomes.setdefault(side, []).append(own)
+            print(name, side, own, flush=True)
+    return outcomes
+
+
+def main() -> None:
+    """Measure and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--budget", default="10m")
+    parser.add_argument("--seeds", type=int, default=1, help="members of each run")
+    parser.add_argument("--repetitions", type=int, default=1)
+    parser.add_argument("--candidates", action="store_true", help="each of them with the budget")
+    parser.add_argument("--num-images", type=int, default=3000, help="images of the demo data")
+    report.add_options(parser, "auto")
+    args = parser.parse_args()
+    tables, goals = [], []
+    for name in args.data:
+        with tempfile.TemporaryDirectory() as root:
+            outcomes = measure(name, Path(root), args)
+        tables.append(_table(name, outcomes))
+        goals += _goals(name, outcomes, args.budget)
+    report.write_report(
+        args.report,
+        title="A plan from the data: what it chooses and reaches",
+        module="benchmarks.auto",
+        repetitions=f"{args.repetitions} of {args.seeds} member(s) each, one after another",
+        goals=goals,
+        tables=tables,
+        notes=[
+            "The score is that of the vote on test images; of textures, these are crops of other "
+            "photographs than those that train.",
+            "A candidate has the whole budget; auto has spent a third of it on trying.",
+        ],
+    )
+
+
+def _table(name: str, outcomes: dict[str, list[Outcome]]) -> report.Table:
+    rows = [
+        [
+            side,
+            report.spread([outcome.test_f1 for outcome in own], 3),
+            report.spread([outcome.seconds for outcome in own]),
+            "; ".join(outcome.chosen for outcome in own),
+        ]
+        for side, own in outcomes.items()
+    ]
+    columns = ("run", "test macro F1", "seconds of the command", "chosen")
+    return report.Table(title=name, columns=columns, rows=rows)
+
+
+def _goals(name: str, outcomes: dict[str, list[Outcome]], budget: str) -> list[report.Goal]:
+    medians = {side: statistics.median(o.test_f1 for o in own) for side, own in outcomes.items()}
+    auto = medians.pop("auto")
+    goals = []
+    if name == "textures":
+        goals.append(
+            report.Goal(
+                text=f"textures: {TEXTURES_GOAL} in {budget} on photographs that no crop trained "
+                f"on; aim {TEXTURES_AIM}",
+                measured=f"{auto:.3f}",
+                is_reached=auto >= TEXTURES_GOAL,
+            )
+        )
+    if medians:
+        best = max(medians, key=lambda side: medians[side])
+        goals.append(
+            report.Goal(
+                text=f"{name}: within {MARGIN} of the best candidate",
+                measured=f"{auto:.3f} against {medians[best]:.3f} ({best})",
+                is_reached=auto >= medians[best] - MARGIN,
+            )
+        )
+    return goals
+
+
+if __name__ == "__main__":
+    main()
