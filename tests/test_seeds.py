@@ -2,6 +2,7 @@
 
 import dataclasses
 import multiprocessing
+import shutil
 import sys
 from pathlib import Path
 
@@ -169,7 +170,19 @@ def stopped(tmp_path_factory, stripes) -> SeedJob:
     return job
 
 
-def continue_from(stopped: SeedJob, folder: Path, **changes) -> tuple[int, list[str]]:
+class Recorded(NoTracking):
+    """Has the checkpoint of a stopped seed, as a tracking store has it."""
+
+    def __init__(self, recorded: Path) -> None:
+        self._recorded = recorded
+
+    def fetch_checkpoint(self, folder: Path) -> Path:
+        return Path(shutil.copy(self._recorded, folder / seed_folder.CHECKPOINT))
+
+
+def continue_from(
+    stopped: SeedJob, folder: Path, tracker: NoTracking | None = None, **changes
+) -> tuple[int, list[str]]:
     """Finish a copy of the stopped seed: epochs that it began with, and what was said."""
     display, begun_with = Said(), []
     display.start_seed = lambda seed, recipe, num_epochs_done, time_limit: (
@@ -178,7 +191,7 @@ def continue_from(stopped: SeedJob, folder: Path, **changes) -> tuple[int, list[
     job = dataclasses.replace(
         stopped, output=folder, recipe=dataclasses.replace(stopped.recipe, **changes)
     )
-    train_seed(job, load_job_data(job, display), NoTracking(), display, never)
+    train_seed(job, load_job_data(job, display), tracker or NoTracking(), display, never)
     return begun_with[0], display.lines
 
 
@@ -233,6 +246,15 @@ def test_a_damaged_checkpoint_costs_one_epoch(stopped, copied, damage):
     (line,) = lines
     assert "must be a whole checkpoint" in line
     assert line.endswith(f"seed 4 goes on from {copied / seed_folder.PREVIOUS_CHECKPOINT}")
+
+
+def test_the_recorded_checkpoint_stands_in_for_two_damaged_ones(stopped, copied):
+    for name in (seed_folder.CHECKPOINT, seed_folder.PREVIOUS_CHECKPOINT):
+        (copied / name).write_text("hello")
+    tracker = Recorded(stopped.output / seed_folder.CHECKPOINT)
+    begun_with, (line,) = continue_from(stopped, copied, tracker)
+    assert begun_with == 2
+    assert line.endswith("seed 4 goes on from the one that was recorded in MLflow")
 
 
 @pytest.mark.parametrize(

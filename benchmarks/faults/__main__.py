@@ -60,7 +60,7 @@ def main() -> None:
         "--only", nargs="*", choices=PARTS, default=PARTS, help="none: the report of what was tried"
     )
     parser.add_argument("--tries", type=int, default=50, help="random kills")
-    report.add_options(parser, "faults")
+    report.add_options(parser, summary.REPORT)
     args = parser.parse_args()
     outcomes = Outcomes(args.work / "outcomes.jsonl")
     lab = Lab(args.work) if args.only else None

@@ -171,7 +171,7 @@ def _find_checkpoint(
     The last, the one before and the tracker's are tried. One line says what cannot be used.
     """
     problems = []
-    for path in _checkpoints(job.output, tracker):
+    for path, words in _checkpoints(job.output, tracker):
         try:
             saved = seed_folder.read_checkpoint(path)
             found = saved.get("identity")
@@ -181,21 +181,21 @@ def _find_checkpoint(
             problems.append(str(error))
             continue
         if problems:
-            display.say(f"warning: {problems[0]}; {job.key} goes on from {path}")
+            display.say(f"warning: {problems[0]}; {job.key} goes on from {words}")
         return saved
     if problems:
         display.say(f"warning: {problems[0]}; {job.key} begins anew")
     return None
 
 
-def _checkpoints(folder: Path, tracker: SeedTracker) -> Iterator[Path]:
-    """Where a checkpoint may be, the newest first; the tracker is asked last."""
+def _checkpoints(folder: Path, tracker: SeedTracker) -> Iterator[tuple[Path, str]]:
+    """Where a checkpoint may be, and in words; the newest first, the tracker is asked last."""
     for name in (seed_folder.CHECKPOINT, seed_folder.PREVIOUS_CHECKPOINT):
         if (folder / name).exists():
-            yield folder / name
+            yield folder / name, str(folder / name)
     fetched = tracker.fetch_checkpoint(folder)
     if fetched is not None:
-        yield fetched
+        yield fetched, "the one that was recorded in MLflow"
 
 
 def build_started(job: SeedJob, labels: tuple[str, ...], data: TrainingData) -> ImageClassifier:
