@@ -23,7 +23,7 @@ VOTINGS = ("soft", "hard", "rank", "weighted", "greedy", "stacking", "auto")
 TTA_VIEWS = ("flip", "shift", "zoom")
 EXIF = ("obey", "ignore")
 FRAMINGS = ("resize", "crop", "fit")
-ENGINES = ("local", "processes")
+ENGINES = ("local", "processes", "ray")
 EXPORT_FORMATS = ("onnx", "pt2", "int8")
 TABLE_SUFFIXES = (".csv", ".parquet")
 DEVICE_HELP = "auto, cpu, cuda, cuda:<n> or mps"
@@ -347,11 +347,20 @@ class Setup(ComputeSetup):
     run_name: str | None = setting(None, "name of the run; default: the named run, else the model")
     model_format: str = setting("pickle", f"format of models in MLflow: {', '.join(MODEL_FORMATS)}")
     engine: str = setting(
-        "local", "where members are trained: local: one after another; processes: several at once"
+        "local",
+        "where members are trained: local: one after another; processes: several at once; ray: on "
+        "the cluster that RAY_ADDRESS names, else on one that is started here",
     )
-    parallel: int = setting(1, "processes: members that train at the same time")
+    parallel: int = setting(
+        0, "members that train at the same time; 0: one, with ray as many as there is room for"
+    )
     threads: int = setting(
-        0, "CPU threads per member, on which its weights depend; 0: the cores, shared by parallel"
+        0,
+        "CPU threads per member, on which its weights depend; 0: the cores, shared by parallel, "
+        "with ray one",
+    )
+    gpus: float | None = setting(
+        None, "ray: GPUs per member, such as 0.25; default: one where training is on CUDA"
     )
     fresh: bool = setting(False, "begin anew where an unfinished run would be continued")
     add_seeds: tuple[int, ...] = setting(
@@ -363,14 +372,33 @@ class Setup(ComputeSetup):
         _check_choice("model_format", self.model_format, MODEL_FORMATS)
         _check_seeds("add_seeds", self.add_seeds)
         _check_choice("engine", self.engine, ENGINES)
-        _check("parallel", self.parallel, self.parallel >= 1, "at least 1")
+        _check("parallel", self.parallel, self.parallel >= 0, "at least 0")
         _check("threads", self.threads, self.threads >= 0, "at least 0")
         if self.parallel > 1 and self.engine == "local":
             raise InputError(
                 f"parallel must be 1 with engine=local, got {self.parallel}: add engine=processes"
             )
+        self._check_gpus()
         if self.fresh and self.add_seeds:
             raise InputError("fresh and add_seeds must not both be given: one begins a new run")
+
+    def _check_gpus(self) -> None:
+        if self.engine != "ray":
+            if self.gpus is not None:
+                raise InputError(f"gpus must go with engine=ray, got engine={self.engine}")
+            return
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise InputError(
+                f"device must be auto, cpu or cuda with engine=ray, got {self.device!r}: Ray picks "
+                "the one"
+            )
+        if self.gpus is None:
+            return
+        # Ray counts in ten-thousandths, and gives several GPUs whole.
+        is_share = self.gpus == 0 or 1e-4 <= self.gpus <= 1 or self.gpus == int(self.gpus) > 1
+        _check("gpus", self.gpus, is_share, "0, a fraction of one, or a whole number")
+        if self.gpus and self.device == "cpu":
+            raise InputError(f"gpus must be 0 with device=cpu, got {self.gpus}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pose.cluster import check_ray
 from pose.config import Recipe, Setup
 from pose.data.cache import cache_root_of
 from pose.data.exclusion import digest_of_ids, read_excluded
@@ -54,7 +55,12 @@ class Plan:
     @property
     def threads(self) -> int:
         """CPU threads of each member."""
-        return self.setup.threads or max(1, torch.get_num_threads() // self.setup.parallel)
+        if self.setup.threads:
+            return self.setup.threads
+        if self.setup.engine == "ray":
+            # What this machine has says nothing of the cluster's.
+            return 1
+        return max(1, torch.get_num_threads() // (self.setup.parallel or 1))
 
     @property
     def cache_root(self) -> Path:
@@ -171,6 +177,8 @@ def make_plan(run: ResolvedRun, setup: Setup) -> Plan:
     Raises:
         InputError: a value that cannot be used.
     """
+    if setup.engine == "ray":
+        check_ray()
     try:
         check_model_name(run.recipe.model)
         if run.recipe.image_size == 0:

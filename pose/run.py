@@ -32,7 +32,7 @@ from pose.reports.notes import describe_seeds
 from pose.restore import restore_results
 from pose.results import RunResult, SeedResult, spread
 from pose.seeds import folder as seed_folder
-from pose.seeds.engines import Budget, pick_engine
+from pose.seeds.engines import Budget, engine_ready, num_at_once, pick_engine
 from pose.seeds.job import SeedJob
 from pose.stop import Stop, ending
 from pose.sync import lock_of
@@ -55,7 +55,7 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
             is at work already.
     """
     keep_freed_memory()
-    with only_run_in(plan.folder):
+    with only_run_in(plan.folder), engine_ready(plan.setup):
         loaded = load_planned_data(plan, display)
         record = tracker.open_run(_request(plan, loaded))
         with ending(record.finish):
@@ -271,7 +271,7 @@ def _budget(plan: Plan, num_members: int, finished: Iterable[SeedResult]) -> Bud
     share = plan.recipe.member_seconds()
     if share is None:
         return None
-    budget = Budget(share * num_members, num_members, plan.setup.parallel)
+    budget = Budget(share * num_members, num_members, num_at_once(plan.setup, num_members))
     for result in finished:
         budget.spend(result.seconds)
     return budget

@@ -95,9 +95,9 @@ def test_members_apart_stop_together_go_on_and_are_the_same(tmp_path, stripes):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "magic"}, "engine must be one of local, processes, got 'magic'"),
+        ({"engine": "magic"}, "engine must be one of local, processes, ray, got 'magic'"),
         ({"parallel": 2}, "parallel must be 1 with engine=local, got 2: add engine=processes"),
-        ({"engine": "processes", "parallel": 0}, "parallel must be at least 1, got 0"),
+        ({"engine": "processes", "parallel": -1}, "parallel must be at least 0, got -1"),
         ({"threads": -1}, "threads must be at least 0, got -1"),
     ],
 )

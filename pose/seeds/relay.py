@@ -23,7 +23,7 @@ from pose.history import Row
 from pose.member_key import MemberKey
 from pose.results import SeedResult
 from pose.seeds.job import SeedJob, SeedTracker
-from pose.seeds.train import train_seed
+from pose.seeds.train import load_job_data, train_seed
 
 # A bar that moves more often looks no smoother.
 PROGRESS_SECONDS = 0.1
@@ -115,7 +115,8 @@ class FarTracker:
     def fetch_checkpoint(self, folder: Path) -> Path | None:
         """As the one at the other end."""
         found: Path | None = self._end.ask("tracker", "fetch_checkpoint")
-        return found
+        # The other end may name the folder in its own way.
+        return folder / found.name if found else None
 
     def log_epochs(self, history: list[Row]) -> None:
         """As the one at the other end."""
@@ -138,17 +139,40 @@ class FarTracker:
         self._end.ask("tracker", "finish", status, stop_reason)
 
 
+def train_elsewhere(connection: Connection, job: SeedJob, dataset_digest: str) -> None:
+    """Train `job` in this process for whoever is at the other end of `connection`.
+
+    Args:
+        dataset_digest: of the data there, which must be the data here.
+
+    Raises:
+        EOFError, ConnectionError: nobody is there any more.
+    """
+
+    def load(display: Display) -> LoadedData:
+        loaded = load_job_data(job, display)
+        if loaded.digest != dataset_digest:
+            raise InputError(f"{job.dataset} must stay as it is while it is trained on")
+        return loaded
+
+    end = FarEnd(connection)
+    train_far(end, job, load, FarTracker(end))
+
+
 def train_far(
     end: FarEnd, job: SeedJob, load: Callable[[Display], LoadedData], tracker: SeedTracker
 ) -> None:
-    """Train `job` at the far end, and say at the other how it ended."""
+    """Train `job` at the far end, and say at the other how it ended.
+
+    Raises:
+        EOFError, ConnectionError: the near end is gone. The next start goes on from the checkpoint.
+    """
     keep_freed_memory()
     display = FarDisplay(end)
     try:
         end.end("result", train_seed(job, load(display), tracker, display, end.stop))
     except GONE:
-        # Whoever asked is gone; the next start goes on from the checkpoint.
-        return
+        raise
     except DivergedError as error:
         end.end("diverged", str(error))
     except InputError as error:
@@ -157,7 +181,7 @@ def train_far(
         end.end("bug", f"{type(error).__name__}: {one_line(error)}")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class NearEnd:
     """The near end of a member's connection: does what the member says.
 
@@ -182,6 +206,12 @@ class NearEnd:
     def is_over(self) -> bool:
         """Whether the member has said how it ended."""
         return self.result is not None or self.error is not None
+
+    def go_on(self, connection: Connection) -> None:
+        """The member was lost and is at work again, at the other end of `connection`."""
+        self.connection.close()
+        self.connection = connection
+        self._is_asked_to_stop = False
 
     def ask_to_stop(self, reason: str) -> None:
         """Have the member stop after its batch."""

@@ -1,19 +1,33 @@
 """Where members are trained. An engine takes jobs and gives their results as they come."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from pose.cluster import joined, num_places
 from pose.config import Setup
 from pose.data.loaded import LoadedData
+from pose.device import pick_device
 from pose.display import Display
 from pose.results import SeedResult
 from pose.seeds.engines.budget import SAVING_SECONDS, Budget
 from pose.seeds.engines.here import train_here
 from pose.seeds.engines.processes import Processes
+from pose.seeds.engines.ray_tasks import RayTasks
 from pose.seeds.job import OpenTracker, SeedJob
 from pose.stop import Stop
 
-__all__ = ["SAVING_SECONDS", "Budget", "Engine", "Processes", "pick_engine", "train_here"]
+__all__ = [
+    "SAVING_SECONDS",
+    "Budget",
+    "Engine",
+    "Processes",
+    "RayTasks",
+    "engine_ready",
+    "num_at_once",
+    "pick_engine",
+    "train_here",
+]
 
 
 class Engine(Protocol):
@@ -39,5 +53,37 @@ class Engine(Protocol):
 def pick_engine(setup: Setup) -> Engine:
     """The engine that `setup` names."""
     if setup.engine == "processes":
-        return Processes(parallel=setup.parallel)
+        return Processes(parallel=setup.parallel or 1)
+    if setup.engine == "ray":
+        return RayTasks(parallel=setup.parallel, gpus=_gpus(setup))
     return train_here
+
+
+def _gpus(setup: Setup) -> float:
+    """Of each member."""
+    if setup.gpus is None:
+        return float(pick_device(setup.device).type == "cuda")
+    return setup.gpus
+
+
+def num_at_once(setup: Setup, num_members: int) -> int:
+    """How many of so many members train at the same time; the engine is ready."""
+    places = setup.parallel
+    if setup.engine == "ray":
+        room = num_places(setup.threads or 1, _gpus(setup))
+        places = min(room, places or room, num_members)
+    return max(1, places)
+
+
+@contextlib.contextmanager
+def engine_ready(setup: Setup) -> Iterator[None]:
+    """Keep ready what the engine of `setup` needs: a cluster for Ray, nothing for others.
+
+    Raises:
+        InputError: there is no Ray, or no such cluster.
+    """
+    if setup.engine != "ray":
+        yield
+        return
+    with joined((setup.threads or 1) * (setup.parallel or 1)):
+        yield

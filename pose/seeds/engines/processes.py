@@ -11,13 +11,11 @@ from multiprocessing.process import BaseProcess
 
 from pose.data.loaded import LoadedData
 from pose.display import Display
-from pose.errors import InputError
 from pose.results import SeedResult
 from pose.seeds.engines.budget import Budget
 from pose.seeds.engines.team import Team
 from pose.seeds.job import OpenTracker, SeedJob
-from pose.seeds.relay import FarEnd, FarTracker, train_far
-from pose.seeds.train import load_job_data
+from pose.seeds.relay import GONE, train_elsewhere
 from pose.stop import Stop
 
 
@@ -70,7 +68,7 @@ class Processes:
                     if member.is_over:
                         yield from team.result_of(member)
                     else:
-                        team.bury(member, _how_it_died(process))
+                        team.bury(member.job.key, _how_it_died(process), member)
         finally:
             for process in processes.values():
                 process.kill()
@@ -110,12 +108,5 @@ def _how_it_died(process: BaseProcess) -> str:
 
 def _train(connection: Connection, job: SeedJob, dataset_digest: str) -> None:
     """What a member's process does."""
-
-    def load(display: Display) -> LoadedData:
-        loaded = load_job_data(job, display)
-        if loaded.digest != dataset_digest:
-            raise InputError(f"{job.dataset} must stay as it is while it is trained on")
-        return loaded
-
-    end = FarEnd(connection)
-    train_far(end, job, load, FarTracker(end))
+    with contextlib.suppress(*GONE):
+        train_elsewhere(connection, job, dataset_digest)

@@ -7,6 +7,7 @@ from multiprocessing.connection import Connection, wait
 
 from pose.display import Display
 from pose.errors import DiedError, first_few
+from pose.member_key import MemberKey
 from pose.results import SeedResult
 from pose.seeds.engines.budget import Budget
 from pose.seeds.job import OpenTracker, SeedJob
@@ -46,6 +47,12 @@ class Team:
         self.members.append(member)
         return member
 
+    def welcome_back(self, member: NearEnd, connection: Connection) -> None:
+        """A member that was lost is at work again, at the other end of `connection`."""
+        member.go_on(connection)
+        if member not in self.members:
+            self.members.append(member)
+
     def ask_to_stop(self, reason: str) -> None:
         """Have all members stop after their batch."""
         for member in self.members:
@@ -79,14 +86,19 @@ class Team:
                 self._budget.spend(member.result.seconds, elapsed - member.result.session_seconds)
             yield member.result
 
-    def bury(self, member: NearEnd, how: str) -> None:
-        """A member has died; say so, and let the others go on."""
-        self._died.append(f"{member.job.key} ({how})")
+    def bury(self, key: MemberKey, how: str, member: NearEnd | None) -> None:
+        """A member has died; say so, and let the others go on.
+
+        Args:
+            member: None: it has not even begun.
+        """
+        self._died.append(f"{key} ({how})")
         self._display.say(
-            f"warning: the process of {member.job.key} has died ({how})"
+            f"warning: the process of {key} has died ({how})"
             f"{'; the others go on' if self.members else ''}"
         )
-        member.give_up("KILLED", "killed")
+        if member is not None:
+            member.give_up("KILLED", "killed")
 
     def raise_failures(self) -> None:
         """Raise what members failed with, now that none is at work.

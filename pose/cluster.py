@@ -1,0 +1,133 @@
+"""The Ray cluster that commands compute on: the one that RAY_ADDRESS names, else one started here.
+
+Ray is an extra: it is imported when somebody asks for it.
+"""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pose
+import pose_models
+from pose.errors import InputError, one_line
+
+ADDRESS_VARIABLE = "RAY_ADDRESS"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Nothing large goes through Ray's own store of objects; this is the least that it takes.
+_STORE_BYTES = 80 << 20
+
+
+def check_ray() -> None:
+    """Refuse to go on without Ray.
+
+    Raises:
+        InputError: it is not installed, or RAY_ADDRESS is of a kind that cannot be used.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise InputError(
+            "engine=ray must find Ray, which is not installed: pip install -r requirements-ray.txt"
+        )
+    address = os.environ.get(ADDRESS_VARIABLE, "")
+    if address.startswith("ray://"):
+        raise InputError(
+            f"{ADDRESS_VARIABLE} must be <host>:<port> or auto, got {address}: Ray's client "
+            "connects from outside, where members could not report; run on one of its machines"
+        )
+
+
+@contextlib.contextmanager
+def joined(num_cpus: int) -> Iterator[None]:
+    """Be part of a cluster; one that was started for it ends with the block.
+
+    Blocks within the block are part of the same cluster.
+
+    Args:
+        num_cpus: for so many there is to be room where a cluster is started here.
+
+    Raises:
+        InputError: there is no Ray, or the cluster cannot be joined.
+    """
+    check_ray()
+    with _signals_kept():
+        _speak_little()
+        import ray
+    if ray.is_initialized():
+        yield
+        return
+    with _signals_kept():
+        _join(ray, num_cpus)
+    try:
+        yield
+    finally:
+        with _signals_kept():
+            ray.shutdown()
+
+
+def num_places(num_cpus: float, num_gpus: float) -> int:
+    """How many tasks of that size the joined cluster has room for at the same time."""
+    import ray
+
+    places = 0.0
+    for node in ray.nodes():
+        has = node["Resources"] if node["Alive"] else {}
+        needed = (("CPU", num_cpus), ("GPU", num_gpus))
+        places += min(has.get(what, 0) // count for what, count in needed if count)
+    return int(places)
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for its own; here it is a request to stop, whoever is asked first."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _speak_little() -> None:
+    """What Ray would say to its makers, or on the screen before it is asked."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Members without a GPU are told so by their device.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+def _join(ray: Any, num_cpus: int) -> None:
+    address = os.environ.get(ADDRESS_VARIABLE) or "local"
+    started_here = {
+        "num_cpus": max(num_cpus, os.cpu_count() or 1),
+        "include_dashboard": False,
+        "object_store_memory": _STORE_BYTES,
+        # By default Ray's work yields to everything else on the machine; here it is the work.
+        "_system_config": {"worker_niceness": 0},
+    }
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            # The code alone: never the working folder, in which data and results may lie.
+            runtime_env={
+                "py_modules": [_folder_of(pose), _folder_of(pose_models)],
+                "excludes": ["__pycache__"],
+            },
+            **(started_here if address == "local" else {}),
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        ray.shutdown()
+        expected = (
+            "a cluster must be possible on this machine"
+            if address == "local"
+            else f"{ADDRESS_VARIABLE} must be that of a Ray cluster that answers, got {address}"
+        )
+        raise InputError(f"{expected}, found: {one_line(error)}") from error
+
+
+def _folder_of(package: Any) -> str:
+    return str(Path(package.__file__).parent)
