@@ -13,7 +13,7 @@ WORKERS ?= 2
 env: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.txt requirements-sweep.txt requirements-timm.txt requirements-onnx.txt \
-    requirements-dev.txt
+    requirements-ray.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "error: Python 3.11 or newer is needed, found `$(PYTHON) --version`: set PYTHON=python3.11"; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || \

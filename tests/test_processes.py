@@ -1,6 +1,10 @@
 """Members in processes of their own end, go on and come out as members in this process do."""
 
 import dataclasses
+import importlib.util
+import signal
+import time
+from multiprocessing import AuthenticationError
 from pathlib import Path
 
 import pytest
@@ -9,8 +13,18 @@ import torch
 from pose.config import Recipe, Setup
 from pose.display import NoDisplay
 from pose.errors import InputError
+from pose.named_runs import resolve_run
+from pose.plan import make_plan
 from pose.seeds import folder as seed_folder
-from pose.seeds.engines import Budget, Processes, train_here
+from pose.seeds.engines import (
+    Budget,
+    Processes,
+    engine_ready,
+    num_at_once,
+    pick_engine,
+    train_here,
+)
+from pose.seeds.engines.reception import Reception, report
 from pose.seeds.job import NoTracking, SeedJob
 from pose.seeds.train import load_job_data
 
@@ -32,6 +46,13 @@ def jobs_in(folder: Path, dataset: Path) -> list[SeedJob]:
     return [dataclasses.replace(job, seed=seed, output=folder / f"seed_{seed}") for seed in SEEDS]
 
 
+def assert_equal_weights(one: SeedJob, other: SeedJob) -> None:
+    weights = [
+        torch.load(job.output / seed_folder.WEIGHTS, weights_only=True) for job in (one, other)
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 class Record(NoTracking):
     """A tracker that remembers the epochs and the end."""
 
@@ -39,6 +60,10 @@ class Record(NoTracking):
         self.epochs: list[int] = []
         self.folders: list[Path] = []
         self.ends: list[tuple[str, str]] = []
+        self.tags: dict[str, str] = {}
+
+    def log_tags(self, tags: dict[str, str]) -> None:
+        self.tags.update(tags)
 
     def log_epochs(self, history) -> None:
         self.epochs = [int(row["epoch"]) for row in history]
@@ -86,10 +111,7 @@ def test_members_apart_stop_together_go_on_and_are_the_same(tmp_path, stripes):
         assert theirs.epochs == ours.epochs
         assert theirs.folders == [other.output]
         assert theirs.ends[-1] == ours.ends[-1] == ("FINISHED", "epochs")
-        weights = [
-            torch.load(job.output / seed_folder.WEIGHTS, weights_only=True) for job in (one, other)
-        ]
-        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+        assert_equal_weights(one, other)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +120,10 @@ def test_members_apart_stop_together_go_on_and_are_the_same(tmp_path, stripes):
         ({"engine": "magic"}, "engine must be one of local, processes, ray, got 'magic'"),
         ({"parallel": 2}, "parallel must be 1 with engine=local, got 2: add engine=processes"),
         ({"engine": "processes", "parallel": -1}, "parallel must be at least 0, got -1"),
+        ({"gpus": 0.5}, "gpus must go with engine=ray, got engine=local"),
+        ({"engine": "ray", "gpus": 1.5}, "gpus must be 0, a fraction of one, or a whole number"),
+        ({"engine": "ray", "gpus": 1.0, "device": "cpu"}, "gpus must be 0 with device=cpu"),
+        ({"engine": "ray", "device": "cuda:1"}, "device must be auto, cpu or cuda with engine=ray"),
         ({"threads": -1}, "threads must be at least 0, got -1"),
     ],
 )
@@ -114,3 +140,52 @@ def test_members_at_the_same_time_have_as_many_times_the_budget():
     two.spend(10, 5)
     two.spend(10, 5)
     assert two.share() == 10
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is an extra")
+def test_members_on_a_cluster_are_the_same(tmp_path, stripes):
+    here, there = jobs_in(tmp_path / "here", stripes), jobs_in(tmp_path / "there", stripes)
+    loaded = load_job_data(here[0], NoDisplay())
+    list(train_here(here, lambda job: Record(), NoDisplay(), lambda: None, loaded=loaded))
+
+    records = {job.output: Record() for job in there}
+    setup = Setup(engine="ray", device="cpu", threads=1, parallel=2)
+    seen = Seen()
+    before = signal.getsignal(signal.SIGTERM)
+    with engine_ready(setup):
+        assert num_at_once(setup, num_members=2) == 2
+        train = pick_engine(setup)
+        results = list(
+            train(there, lambda job: records[job.output], seen, seen.stop, loaded=loaded)
+        )
+        assert {result.stop_reason for result in results} <= {"stop_file"}
+        list(
+            train(there, lambda job: records[job.output], NoDisplay(), lambda: None, loaded=loaded)
+        )
+    assert signal.getsignal(signal.SIGTERM) == before
+    for one, other in zip(here, there, strict=True):
+        record = records[other.output]
+        assert record.epochs == [1, 2, 3, 4]
+        assert record.ends[-1] == ("FINISHED", "epochs")
+        assert set(record.tags) == {"trained_on"}
+        assert_equal_weights(one, other)
+
+
+def test_without_ray_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"not installed: pip install -r requirements-ray\.txt"):
+        make_plan(resolve_run("ensemble_1", None, {}), Setup(engine="ray"))
+
+
+def test_a_port_lets_in_who_has_its_key():
+    with Reception("127.0.0.1") as reception:
+        with pytest.raises((AuthenticationError, EOFError, ConnectionError)):
+            report(reception.address, b"a guess", 7)
+        with report(reception.address, reception.key, 3):
+            deadline = time.monotonic() + 20
+            while not (arrived := list(reception.arrived())):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        ((number, connection),) = arrived
+        connection.close()
+    assert number == 3

@@ -1,0 +1,154 @@
+"""Members on a Ray cluster: nodes that are killed, every way to stop, and what is left behind."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from project import PATIENCE, Project
+
+cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is an extra")
+pytestmark = pytest.mark.usefixtures("all_memory")
+
+SMALL = {
+    "run": "ensemble_1",
+    "seeds": "1,2,3",
+    "num_epochs": 12,
+    "image_size": 32,
+    "batch_size": 16,
+    "threads": 1,
+}
+ON_RAY = {"engine": "ray"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, make_dataset):
+    folder = tmp_path_factory.mktemp("ray_data") / "data"
+    return make_dataset(folder, num_per_class=(80, 60), size=40, num_test=4)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory, data) -> Project:
+    """A run whose members were trained one after another in one process."""
+    project = Project(tmp_path_factory.mktemp("here") / "pose")
+    project.run(*project.train_command(dataset=data, **SMALL))
+    return project
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    return Project(tmp_path / "pose")
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two nodes, one core each."""
+    settings = {"worker_niceness": 0}
+    cluster = cluster_utils.Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": settings},
+    )
+    cluster.add_node(num_cpus=1)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    yield cluster
+    cluster.shutdown()
+
+
+def assert_same(project, here):
+    """One parent, one child per seed, every epoch once; weights and histories as `here`."""
+    (parent,) = project.runs("train")
+    assert parent.data.tags["is_complete"] == "true"
+    children = project.children(parent)
+    assert sorted(child.data.tags["seed"] for child in children) == ["1", "2", "3"]
+    for child in children:
+        assert child.info.status == "FINISHED"
+        points = project.client().get_metric_history(child.info.run_id, "train_loss")
+        assert [point.step for point in points] == list(range(1, 13))
+    for seed in (1, 2, 3):
+        ours, theirs = (
+            torch.load(p.folder / f"outputs/ensemble_1/seed_{seed}/pose_cnn.pth", weights_only=True)
+            for p in (project, here)
+        )
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        for row, other in zip(
+            project.history("ensemble_1", seed), here.history("ensemble_1", seed), strict=True
+        ):
+            assert (row["train_loss"], row["val_loss"]) == (other["train_loss"], other["val_loss"])
+
+
+def start(project, data, num_epochs=2):
+    """Training on a cluster, once seeds 1 and 2 have so many epochs behind them."""
+    process = project.start(*project.train_command(dataset=data, **SMALL, **ON_RAY))
+    for seed in (1, 2):
+        project.wait_for_epochs(process, "ensemble_1", seed, num_epochs)
+    return process
+
+
+def go_on(project, data) -> str:
+    return project.run(*project.train_command(dataset=data, **SMALL, **ON_RAY))
+
+
+def processes_of(session: int) -> list[str]:
+    """What still runs of a session of processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append((path.parent / "cmdline").read_text().replace("\0", " ")[:100])
+        except OSError:
+            continue
+    return found
+
+
+def test_a_node_that_dies_costs_nothing(project, here, data, cluster):
+    process = start(project, data)
+    cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, out + err
+    assert "is lost with its process; Ray starts it again" in out
+    assert "continued after epoch" in out
+    assert "Traceback" not in err
+    assert_same(project, here)
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, "stop.txt"])
+def test_a_stop_reaches_all_members_and_nothing_is_left(project, here, data, by):
+    command = project.train_command(dataset=data, **SMALL, **ON_RAY)
+    process = project.start(*command, in_session=True)
+    for seed in (1, 2):
+        project.wait_for_epochs(process, "ensemble_1", seed, 2)
+    if by == "stop.txt":
+        (project.folder / "stop.txt").write_text("")
+    else:
+        # As a terminal, or a cluster's scheduler does: to every process of the group.
+        os.killpg(process.pid, by)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, out + err
+    assert err == ""
+    reason = "stop_file" if by == "stop.txt" else "signal"
+    assert f"stopped ({reason})" in out
+    assert processes_of(process.pid) == []
+    (parent,) = project.runs("train")
+    ends = {child.data.tags["stop_reason"] for child in project.children(parent)}
+    assert ends == {reason}
+    (project.folder / "stop.txt").unlink(missing_ok=True)
+    assert "continued after epoch" in go_on(project, data)
+    assert_same(project, here)
+
+
+def test_a_local_cluster_ends_with_the_process_that_started_it(project, here, data):
+    command = project.train_command(dataset=data, **SMALL, **ON_RAY)
+    process = project.start(*command, in_session=True)
+    for seed in (1, 2):
+        project.wait_for_epochs(process, "ensemble_1", seed, 2)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while processes_of(process.pid):
+        assert time.monotonic() < deadline, "members or a cluster outlive what began them"
+        time.sleep(0.2)
+    assert "continued after epoch" in go_on(project, data)
+    assert_same(project, here)
