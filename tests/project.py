@@ -45,21 +45,14 @@ class Project:
         kept.pop("MLFLOW_TRACKING_URI", None)
         return {**kept, "PATH": path}
 
-    def start(
-        self, *command: str, in_session: bool = False, **environment: str
-    ) -> subprocess.Popen[str]:
-        """Start a command in the project's folder, with `environment` besides.
-
-        Args:
-            in_session: its processes are a session of their own, named by its id.
-        """
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a command in the project's folder, with `environment` besides."""
         return subprocess.Popen(
             command,
             cwd=self.folder,
             env={**self._environment(), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=in_session,
             text=True,
         )
 

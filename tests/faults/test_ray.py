@@ -78,11 +78,14 @@ def assert_same(project, here):
             assert (row["train_loss"], row["val_loss"]) == (other["train_loss"], other["val_loss"])
 
 
-def start(project, data, num_epochs=2):
-    """Training on a cluster, once seeds 1 and 2 have so many epochs behind them."""
-    process = project.start(*project.train_command(dataset=data, **SMALL, **ON_RAY))
+def start(project, data, *before):
+    """Training on a cluster, once seeds 1 and 2 have two epochs behind them.
+
+    `before` goes in front of the command: `setsid` makes its processes a session, named by its id.
+    """
+    process = project.start(*before, *project.train_command(dataset=data, **SMALL, **ON_RAY))
     for seed in (1, 2):
-        project.wait_for_epochs(process, "ensemble_1", seed, num_epochs)
+        project.wait_for_epochs(process, "ensemble_1", seed, 2)
     return process
 
 
@@ -116,10 +119,7 @@ def test_a_node_that_dies_costs_nothing(project, here, data, cluster):
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, "stop.txt"])
 def test_a_stop_reaches_all_members_and_nothing_is_left(project, here, data, by):
-    command = project.train_command(dataset=data, **SMALL, **ON_RAY)
-    process = project.start(*command, in_session=True)
-    for seed in (1, 2):
-        project.wait_for_epochs(process, "ensemble_1", seed, 2)
+    process = start(project, data, "setsid")
     if by == "stop.txt":
         (project.folder / "stop.txt").write_text("")
     else:
@@ -140,13 +140,11 @@ def test_a_stop_reaches_all_members_and_nothing_is_left(project, here, data, by)
 
 
 def test_a_local_cluster_ends_with_the_process_that_started_it(project, here, data):
-    command = project.train_command(dataset=data, **SMALL, **ON_RAY)
-    process = project.start(*command, in_session=True)
-    for seed in (1, 2):
-        project.wait_for_epochs(process, "ensemble_1", seed, 2)
+    process = start(project, data, "setsid")
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 60
+    # Members end at once; Ray's agents notice half a minute later.
+    deadline = time.monotonic() + 180
     while processes_of(process.pid):
         assert time.monotonic() < deadline, "members or a cluster outlive what began them"
         time.sleep(0.2)
