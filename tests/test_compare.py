@@ -9,6 +9,7 @@ import mlflow
 import numpy as np
 import pytest
 import scipy.stats
+from said import Said
 from sklearn.metrics import f1_score
 
 from entrypoints.compare import next_command
@@ -16,7 +17,6 @@ from entrypoints.next_step import with_more_seeds
 from pose import metrics
 from pose.compare import compare_runs
 from pose.config import CompareSetup
-from pose.display import NoDisplay
 from pose.ensembling.analysis import mean_probs
 from pose.ensembling.comparison import Components, Side, compare, mcnemar, meet
 from pose.errors import InputError
@@ -252,16 +252,6 @@ def test_the_next_command_brings_the_question_further(further, winner, command, 
 
 
 # The command
-
-
-class Said(NoDisplay):
-    """A display that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def say(self, text: str) -> None:
-        self.text += f"{text}\n"
 
 
 @pytest.fixture(scope="module")

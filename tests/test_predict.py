@@ -10,22 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from project import ROOT
+from said import Said
 
 from pose.config import PredictSetup
 from pose.display import NoDisplay
 from pose.errors import InputError
 from pose.predict import predict
 from pose_models.pyfunc import _load_pyfunc
-
-
-class Lines(NoDisplay):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture
@@ -50,11 +41,11 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def test_a_folder_becomes_a_table(saved_ensemble, folder, tmp_path):
-    out, display = tmp_path / "out.csv", Lines()
+    out, display = tmp_path / "out.csv", Said()
     predicted = predict(setup_of(saved_ensemble, folder, out, skip_bad_images=True), display)
     found = read(out)
     assert (predicted.num_images, predicted.num_bad) == (60, 1)
-    assert "zz, cut.jpg (" in display.said[-1]
+    assert "zz, cut.jpg (" in display.lines[-1]
     names = sorted(
         str(path.relative_to(folder)) for path in folder.rglob("*.jpg") if path.name[0] != "z"
     )
@@ -92,9 +83,9 @@ def test_a_bad_image_is_named_and_what_is_done_is_kept(saved_ensemble, folder, t
     (kept,) = tmp_path.glob(".out.csv.*.partial")
     # As a kill would leave it, in the middle of a row.
     kept.write_text(kept.read_text()[:-9])
-    display = Lines()
+    display = Said()
     predict(setup_of(saved_ensemble, folder, out, skip_bad_images=True), display)
-    assert display.said[1] == "continued: 59 of 61 images were predicted before"
+    assert display.lines[1] == "continued: 59 of 61 images were predicted before"
     whole = tmp_path / "whole.csv"
     predict(setup_of(saved_ensemble, folder, whole, skip_bad_images=True), NoDisplay())
     pd.testing.assert_frame_equal(read(out), read(whole))
@@ -139,9 +130,9 @@ def test_two_commands_do_not_write_one_table(saved_ensemble, folder, tmp_path):
 def test_what_is_no_image_or_has_no_name_in_utf_8_is_named(saved_ensemble, folder, tmp_path):
     odd = os.fsencode(folder) + b"/caf\xe9.jpg"
     Path(os.fsdecode(odd)).write_bytes((folder / "0.jpg").read_bytes())
-    display, out = Lines(), tmp_path / "out.csv"
+    display, out = Said(), tmp_path / "out.csv"
     predict(setup_of(saved_ensemble, folder, out, skip_bad_images=True), display)
-    (line,) = (line for line in display.said if line.startswith("left out, since"))
+    (line,) = (line for line in display.lines if line.startswith("left out, since"))
     assert "notes.txt" in line and "(a name that is not UTF-8)" in line
     with pytest.raises(InputError, match=r"found 1 that are not: .*a name that is not UTF-8"):
         predict(setup_of(saved_ensemble, f"{folder}/c*.jpg", out), NoDisplay())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from said import Said
 
 from pose.config import Recipe
 from pose.display import NoDisplay
@@ -48,16 +49,6 @@ class Listener(NoTracking):
 
     def finish(self, status: str, stop_reason: str) -> None:
         self.ends.append((status, stop_reason))
-
-
-class Said(NoDisplay):
-    """A display that remembers its lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def train_with_torch_alone(job: SeedJob) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from said import Said
 from stripes import draw_stripes
 
 from pose.config import Recipe, Setup
@@ -16,7 +17,6 @@ from pose.data.exclusion import digest_of_ids, ids_csv, match_excluded, read_exc
 from pose.data.folder import read_dataset
 from pose.data.loaded import load_data
 from pose.data.tensors import load_recipe_data
-from pose.display import NoDisplay
 from pose.ensembling.analysis import hold_out, mean_probs
 from pose.ensembling.suspects import contradicted, find_suspects, suspects_csv
 from pose.errors import InputError
@@ -214,16 +214,6 @@ def noisy(tmp_path_factory) -> tuple[Path, set[str]]:
         lines.append(f"{number},{label}")
     (folder / "train_solution.csv").write_text("\n".join(lines) + "\n")
     return folder, wrong
-
-
-class Said(NoDisplay):
-    """A display that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def say(self, text: str) -> None:
-        self.text += f"{text}\n"
 
 
 def test_a_run_names_wrong_labels_and_the_next_one_does_without_them(noisy, tmp_path, monkeypatch):

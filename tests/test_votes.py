@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from mlflow.entities.model_registry import ModelVersion
+from said import Said
 
 from pose.compare import compare_runs
 from pose.config import CompareSetup, ExportSetup, Setup, VoteSetup
@@ -39,16 +40,6 @@ from pose_models.decode import read_image
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
 
 TEST_IDS = [str(number) for number in range(1000, 1012)]
-
-
-class Said(NoDisplay):
-    """A display that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def say(self, text: str) -> None:
-        self.text += f"{text}\n"
 
 
 @pytest.fixture(scope="module")
