@@ -1,8 +1,10 @@
 """Commands that train: stopped softly when asked, their run ended where nobody was left to."""
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from entrypoints.options import take_mlflow_run_id
 from pose.stop import StopRequest, is_orphan
@@ -23,15 +25,23 @@ def work_until_stopped(work: Callable[[StopRequest, str | None], object]) -> Non
     given_run_id = take_mlflow_run_id()
     stop = StopRequest(Path.cwd())
     # Before the imports, which take seconds: a killed `mlflow run` must not go unnoticed meanwhile.
-    stop.listen(ends_with_parent=given_run_id is not None)
     try:
+        stop.listen(ends_with_parent=given_run_id is not None)
         work(stop, given_run_id)
     except SystemExit:
         if given_run_id and is_orphan():
-            from pose.tracking import end_orphan
-
-            end_orphan(given_run_id)
+            _end_orphan(given_run_id)
         raise
+
+
+def _end_orphan(run_id: str) -> NoReturn:
+    """Become a process that ends the run of a `mlflow run` that is gone.
+
+    A new one: what a signal cut short while it was imported cannot be imported again.
+    """
+    sys.stdout.flush()
+    code = "import sys; from pose.tracking import end_orphan; end_orphan(sys.argv[1])"
+    os.execv(sys.executable, [sys.executable, "-c", code, run_id])
 
 
 def say_stale_stop(stop: StopRequest, display: "Display") -> None:

@@ -172,6 +172,7 @@ def _request(plan: Plan, loaded: LoadedData) -> RunRequest:
         name=plan.run.name,
         recipe_digest=plan.recipe.digest(),
         dataset_digest=loaded.digest,
+        mirrors=loaded.dataset.classes.mirrors_digest(),
         seeds=plan.recipe.seeds,
         add_seeds=plan.setup.add_seeds,
         fresh=plan.setup.fresh,

@@ -72,6 +72,11 @@ def find_voters(
         if dataset is None and found.dataset and Path(found.dataset).is_dir():
             dataset = found.dataset
             display.say(f"data: {dataset}, where {run} was trained")
+        elif dataset is None and found.dataset:
+            display.say(
+                f"warning: {found.dataset}, where {run} was trained, is not here: ./dataset or "
+                "Kaggle's data are taken unless --dataset names others"
+            )
     entries = compare_promises(states_of)
     allowed = _check(entries, setup, display)
     return FoundVoters(

@@ -1,6 +1,7 @@
 """The classes of a data set: labels, their names, and what a horizontal flip does to each."""
 
 import dataclasses
+import hashlib
 import os
 import re
 from collections.abc import Iterable
@@ -30,6 +31,10 @@ class ClassList:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def mirrors_digest(self) -> str:
+        """16 hexadecimal digits of what a flip does to each class."""
+        return hashlib.sha256(repr((self.labels, self.mirrors)).encode()).hexdigest()[:16]
 
     def indices(self) -> dict[str, int]:
         """Class index of each label."""

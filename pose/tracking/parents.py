@@ -16,6 +16,8 @@ from pose.tracking.tags import seeds_of, silence_of
 
 # After so much silence a run of another machine counts as dead.
 SILENCE_SECONDS = 600
+# On parents: a digest of what a flip does to each class.
+MIRRORS_TAG = "mirrors_digest"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,7 @@ class RunRequest:
         settings: the recipe's by name; says how an unfinished run differs.
         tags: of the parent, besides those that say what it is.
         folder: the run's, where its spool is.
+        mirrors: what a flip does to the classes, which the data's digest leaves out; "": unknown.
         kind: its tag `kind`: `train`, or `sweep` for a run of runs.
         is_unique: refuse it where a finished run is the same.
     """
@@ -43,6 +46,7 @@ class RunRequest:
     settings: Mapping[str, Any]
     tags: Mapping[str, str]
     folder: Path
+    mirrors: str = ""
     kind: str = "train"
     is_unique: bool = False
 
@@ -53,6 +57,13 @@ class RunRequest:
             "recipe_digest": self.recipe_digest,
             "dataset_digest": self.dataset_digest,
         }
+
+    def has_mirrors(self, recorded: str | None) -> bool:
+        """Whether a run's own mirrors are these, as far as both are known.
+
+        Runs from before 0.2 have not recorded theirs.
+        """
+        return self.mirrors == recorded or not (self.mirrors and recorded)
 
 
 def find_parent(store: Store, experiment_id: str, request: RunRequest) -> Run | None:
@@ -68,6 +79,7 @@ def find_parent(store: Store, experiment_id: str, request: RunRequest) -> Run | 
         f"tags.kind = '{request.kind}' and {wanted}",
         order_by=["attributes.start_time DESC"],
     )
+    found = [run for run in found if request.has_mirrors(run.data.tags.get(MIRRORS_TAG))]
     if request.add_seeds:
         return _find_grown(found, request)
     if request.fresh:
@@ -138,6 +150,8 @@ def unlike_text(store: Store, experiment_id: str, request: RunRequest) -> str:
     differences = []
     if other.data.tags.get("dataset_digest") != request.dataset_digest:
         differences.append("data")
+    if not request.has_mirrors(other.data.tags.get(MIRRORS_TAG)):
+        differences.append("the mirrors in classes.csv")
     if seeds_of(other) != request.seeds:
         now = ",".join(map(str, request.seeds))
         differences.append(f"seeds ({other.data.tags.get('seeds')}, now {now})")

@@ -17,7 +17,7 @@ from pose.seeds.job import SeedJob
 from pose.tracking import pages, registry
 from pose.tracking.courier import Courier
 from pose.tracking.deliveries import Deliveries, end_run, rename_run, reopen
-from pose.tracking.parents import RunRequest, unlike_text
+from pose.tracking.parents import MIRRORS_TAG, RunRequest, unlike_text
 from pose.tracking.seeds import (
     DataRecord,
     SeedRecord,
@@ -40,6 +40,7 @@ class Opening:
     Attributes:
         store: its address, without password.
         tags: what a continued run is marked with.
+        mirrors: as in a `RunRequest`.
         continuation_id: the run that `mlflow run` made for a command that continues an older one.
     """
 
@@ -50,6 +51,7 @@ class Opening:
     seeds: tuple[int, ...]
     tags: dict[str, str]
     continuation_id: str | None = None
+    mirrors: str = ""
 
 
 class RunRecord:
@@ -256,6 +258,7 @@ def begin_run(
         **request.identity(),
         **request.tags,
         "seeds": ",".join(map(str, request.seeds)),
+        **({MIRRORS_TAG: request.mirrors} if request.mirrors else {}),
         "kind": request.kind,
         "is_complete": "false",
         "heartbeat": str(int(time.time())),
@@ -276,6 +279,7 @@ def begin_run(
         identity=request.identity(),
         seeds=request.seeds,
         tags=process_tags(),
+        mirrors=request.mirrors,
     )
     return RunRecord(store, opening, say, is_continued=False, unlike=unlike)
 
@@ -309,6 +313,7 @@ def continue_run(
         seeds=seeds,
         tags=tags,
         continuation_id=given,
+        mirrors=request.mirrors,
     )
     reopen(store, dataclasses.asdict(opening))
     _log_settings(store, parent.info.run_id, request)
@@ -335,6 +340,7 @@ def continue_offline(
         last is None
         or last.identity != request.identity()
         or last.seeds != request.seeds
+        or not request.has_mirrors(last.mirrors)
         or request.fresh
         or request.add_seeds
     ):
