@@ -25,8 +25,14 @@ def work_until_stopped(work: Callable[[StopRequest, str | None], object]) -> Non
     given_run_id = take_mlflow_run_id()
     stop = StopRequest(Path.cwd())
     # Before the imports, which take seconds: a killed `mlflow run` must not go unnoticed meanwhile.
+
+    def leave(code: int) -> NoReturn:
+        if given_run_id and is_orphan():
+            _end_orphan(given_run_id)
+        os._exit(code)
+
     try:
-        stop.listen(ends_with_parent=given_run_id is not None)
+        stop.listen(ends_with_parent=given_run_id is not None, leave=leave)
         work(stop, given_run_id)
     except SystemExit:
         if given_run_id and is_orphan():

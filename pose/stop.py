@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 STOP_FILE = "stop.txt"
 
@@ -59,14 +60,19 @@ class StopRequest:
             return None
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
-    def listen(self, *, ends_with_parent: bool) -> None:
+    def listen(
+        self, *, ends_with_parent: bool, leave: Callable[[int], NoReturn] = os._exit
+    ) -> None:
         """Take Ctrl-C and SIGTERM as requests from now on; a second Ctrl-C interrupts at once.
 
         Args:
             ends_with_parent: also stop when the process that started this one is gone: a killed
                 `mlflow run` must not leave its work running unseen. One that was started with
                 nohup or & must outlive its shell.
+            leave: ends the process with an exit code where an exception would not: libraries
+                that are being imported make other errors of it.
         """
+        self._leave = leave
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGTERM, self._on_signal)
         if ends_with_parent:
@@ -77,6 +83,8 @@ class StopRequest:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if not self._is_asked:
             os.write(2, b"\nstopped before training began\n")
+            if _is_importing(frame):
+                self._leave(128 + number)
             raise SystemExit(128 + number)
         now = time.monotonic()
         if number == signal.SIGINT:
@@ -88,6 +96,14 @@ class StopRequest:
         if self.reason is None:
             self.reason = "signal"
             os.write(2, b"\nstopping after this batch (Ctrl-C again: at once)\n")
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _ask_for_sigterm_when_parent_dies() -> None:

@@ -58,6 +58,28 @@ def test_a_signal_before_training_ends_the_process_at_once(tmp_path, number):
     assert (out, err.strip()) == ("", "stopped before training began")
 
 
+SLOW_MODULE = """
+import time
+print("importing", flush=True)
+try:
+    time.sleep(60)
+except BaseException as error:
+    raise RecursionError("as libraries do") from error
+"""
+
+
+def test_a_signal_amid_an_import_ends_the_process_whatever_the_module_makes_of_it(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW_MODULE)
+    code = LISTENER.partition("started =")[0] + "import slow"
+    process = start(tmp_path, "-c", code, "no", "no")
+    assert process.stdout.readline() == "listening\n"
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (128 + signal.SIGTERM, "")
+    assert err.strip() == "stopped before training began"
+
+
 def test_a_signal_while_training_waits_for_the_batch(tmp_path):
     process = start(tmp_path, "-c", LISTENER, "yes", "no")
     assert process.stdout.readline() == "listening\n"
