@@ -2,7 +2,9 @@
 
 import dataclasses
 import importlib.util
+import multiprocessing
 import signal
+import threading
 import time
 from multiprocessing import AuthenticationError
 from pathlib import Path
@@ -25,7 +27,10 @@ from pose.seeds.engines import (
     train_here,
 )
 from pose.seeds.engines.reception import Reception, report
+from pose.seeds.engines.team import Team
 from pose.seeds.job import NoTracking, SeedJob
+from pose.seeds.relay import FarEnd, train_elsewhere
+from pose.seeds.shipping import at_hand
 from pose.seeds.train import load_job_data
 
 SEEDS = (4, 5)
@@ -189,3 +194,48 @@ def test_a_port_lets_in_who_has_its_key():
         ((number, connection),) = arrived
         connection.close()
     assert number == 3
+
+
+def test_a_member_whose_folder_is_elsewhere_sends_it_home(tmp_path, stripes):
+    here, home = jobs_in(tmp_path / "here", stripes)[0], jobs_in(tmp_path / "home", stripes)[0]
+    away = dataclasses.replace(home, output=tmp_path / "away" / "seed_4")
+    loaded = load_job_data(here, NoDisplay())
+    list(train_here([here], lambda job: Record(), NoDisplay(), lambda: None, loaded=loaded))
+
+    def work(connection) -> None:
+        end = FarEnd(connection)
+        with connection, at_hand(end, away) as (job, tracker):
+            assert job.output not in (home.output, away.output)
+            train_elsewhere(end, job, loaded.digest, tracker)
+
+    for reason in ("stop_file", "epochs"):
+        record, seen = Record(), Seen()
+        team = Team(lambda job, record=record: record, seen, None)
+        near, far = multiprocessing.Pipe()
+        member = team.begin(home, near)
+        worker = threading.Thread(target=work, args=(far,))
+        worker.start()
+        while team.members:
+            if reason == "stop_file" and seen.stop():
+                team.ask_to_stop(reason)
+            team.hear()
+        worker.join()
+        assert member.result.stop_reason == reason
+    assert member.result.session_seconds < member.result.seconds  # it went on
+    assert record.folders == [home.output]
+    assert {path.name for path in home.output.iterdir()} == {
+        *seed_folder.RESULTS,
+        seed_folder.PREVIOUS_CHECKPOINT,
+    }
+    assert not away.output.parent.exists()
+    assert_equal_weights(here, home)
+
+
+def test_only_a_members_files_are_given_to_those_elsewhere(tmp_path):
+    folder = seed_folder.FolderHere(tmp_path / "seed_4")
+    folder.write(seed_folder.HISTORY, b"epoch")
+    assert folder.read(seed_folder.HISTORY) == b"epoch"
+    assert folder.read(seed_folder.WEIGHTS) is None
+    for name in ("../seed_5/config.json", "other.txt"):
+        with pytest.raises(InputError, match="a member's file must be one of"):
+            folder.read(name)

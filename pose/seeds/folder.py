@@ -101,6 +101,40 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+class FolderHere:
+    """A member's folder for whoever works on it elsewhere.
+
+    Raises:
+        InputError: another file than a member leaves.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def sees(self, name: str) -> bool:
+        """Whether a file of that name is beside the folder."""
+        return self._folder.with_name(name).exists()
+
+    def read(self, name: str) -> bytes | None:
+        """The file's bytes; None where there is none."""
+        path = self._path(name)
+        return path.read_bytes() if path.exists() else None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replace the file; of checkpoints, the one before is kept."""
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as partial:
+            partial.write_bytes(data)
+            if name == CHECKPOINT and path.exists():
+                os.replace(path, self._folder / PREVIOUS_CHECKPOINT)
+
+    def _path(self, name: str) -> Path:
+        if name not in (*RESULTS, PREVIOUS_CHECKPOINT):
+            raise InputError(f"a member's file must be one of {', '.join(RESULTS)}, got {name!r}")
+        return self._folder / name
+
+
 def write_history(folder: Path, history: list[Row]) -> None:
     """Replace `training_history.csv`."""
     text = io.StringIO()

@@ -22,6 +22,7 @@ from pose.errors import DivergedError, InputError, one_line
 from pose.history import Row
 from pose.member_key import MemberKey
 from pose.results import SeedResult
+from pose.seeds.folder import FolderHere
 from pose.seeds.job import SeedJob, SeedTracker
 from pose.seeds.train import load_job_data, train_seed
 
@@ -139,11 +140,14 @@ class FarTracker:
         self._end.ask("tracker", "finish", status, stop_reason)
 
 
-def train_elsewhere(connection: Connection, job: SeedJob, dataset_digest: str) -> None:
-    """Train `job` in this process for whoever is at the other end of `connection`.
+def train_elsewhere(
+    end: FarEnd, job: SeedJob, dataset_digest: str, tracker: SeedTracker | None = None
+) -> None:
+    """Train `job` in this process for whoever is at the other end.
 
     Args:
         dataset_digest: of the data there, which must be the data here.
+        tracker: default: one that records there, where the job's folder is the same.
 
     Raises:
         EOFError, ConnectionError: nobody is there any more.
@@ -155,8 +159,7 @@ def train_elsewhere(connection: Connection, job: SeedJob, dataset_digest: str) -
             raise InputError(f"{job.dataset} must stay as it is while it is trained on")
         return loaded
 
-    end = FarEnd(connection)
-    train_far(end, job, load, FarTracker(end))
+    train_far(end, job, load, tracker or FarTracker(end))
 
 
 def train_far(
@@ -249,6 +252,8 @@ class NearEnd:
     def _do(self, target: str, method: str, arguments: tuple[Any, ...]) -> Any:
         if target == "progress":
             return self._advance(*arguments)
+        if target == "folder":
+            return getattr(FolderHere(self.job.output), method)(*arguments)
         if method in ABOUT_THE_FOLDER:
             arguments = (self.job.output,)
         value = getattr(self.display if target == "display" else self.tracker, method)(*arguments)

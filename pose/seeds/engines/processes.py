@@ -15,7 +15,7 @@ from pose.results import SeedResult
 from pose.seeds.engines.budget import Budget
 from pose.seeds.engines.team import Team
 from pose.seeds.job import OpenTracker, SeedJob
-from pose.seeds.relay import GONE, train_elsewhere
+from pose.seeds.relay import GONE, FarEnd, train_elsewhere
 from pose.stop import Stop
 
 
@@ -109,4 +109,4 @@ def _how_it_died(process: BaseProcess) -> str:
 def _train(connection: Connection, job: SeedJob, dataset_digest: str) -> None:
     """What a member's process does."""
     with contextlib.suppress(*GONE):
-        train_elsewhere(connection, job, dataset_digest)
+        train_elsewhere(FarEnd(connection), job, dataset_digest)

@@ -20,7 +20,8 @@ from pose.seeds.engines.budget import Budget
 from pose.seeds.engines.reception import Reception, report
 from pose.seeds.engines.team import Team
 from pose.seeds.job import OpenTracker, SeedJob
-from pose.seeds.relay import GONE, FarEnd, FarTracker, NearEnd, train_elsewhere
+from pose.seeds.relay import GONE, FarEnd, NearEnd, train_elsewhere
+from pose.seeds.shipping import at_hand
 from pose.stop import Stop
 
 # How often Ray starts a member again whose process or machine is gone.
@@ -241,5 +242,7 @@ def _train(address: tuple[str, int], key: bytes, number: int) -> None:
         device = pick_device(job.device)
         torch.set_num_threads(job.threads or torch.get_num_threads())
         where = describe(device, pick_precision(job.precision, device))
-        FarTracker(FarEnd(connection)).log_tags({"trained_on": f"{socket.gethostname()}, {where}"})
-        train_elsewhere(connection, job, dataset_digest)
+        end = FarEnd(connection)
+        with at_hand(end, job) as (job, tracker):
+            tracker.log_tags({"trained_on": f"{socket.gethostname()}, {where}"})
+            train_elsewhere(end, job, dataset_digest, tracker)
