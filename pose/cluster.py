@@ -94,6 +94,8 @@ def _signals_kept() -> Iterator[None]:
 def _speak_little() -> None:
     """What Ray would say to its makers, or on the screen before it is asked."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Warnings of its C++ part go to the screen; what matters is raised as well.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     # Members without a GPU are told so by their device.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
