@@ -24,6 +24,7 @@ TTA_VIEWS = ("flip", "shift", "zoom")
 EXIF = ("obey", "ignore")
 FRAMINGS = ("resize", "crop", "fit")
 ENGINES = ("local", "processes", "ray")
+PREDICTING_ENGINES = ("local", "ray")
 EXPORT_FORMATS = ("onnx", "pt2", "int8")
 TABLE_SUFFIXES = (".csv", ".parquet")
 DEVICE_HELP = "auto, cpu, cuda, cuda:<n> or mps"
@@ -613,9 +614,21 @@ class PredictSetup(ModelSetup):
     )
     out_path: str = setting("predicted.csv", "table to write, .csv or .parquet")
     skip_bad_images: bool = setting(False, "leave out unreadable images instead of refusing")
+    engine: str = setting(
+        "local",
+        "where images are predicted: local, or ray: on the CPUs of the cluster that RAY_ADDRESS "
+        "names, else of one that is started here",
+    )
+    threads: int = setting(
+        0, "CPU threads, with ray those of each shard; the last digits depend on it; 0: the cores"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_choice("engine", self.engine, PREDICTING_ENGINES)
+        _check("threads", self.threads, self.threads >= 0, "at least 0")
+        if self.engine == "ray" and self.device not in ("auto", "cpu"):
+            raise InputError(f"device must be cpu with engine=ray, got {self.device!r}")
         expected = "a folder, a pattern or a table of paths"
         _check("images", self.images, bool(self.images), expected)
         suffix = "." + self.out_path.rpartition(".")[2].lower()

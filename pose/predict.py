@@ -1,17 +1,18 @@
 """Any number of image files, predicted by a registered model into a table."""
 
+import contextlib
 import csv
 import hashlib
 import io
 import os
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import numpy as np
+import torch
 
+from pose.cluster import check_ray, joined
 from pose.config import PredictSetup
 from pose.data.folder import refuse_input
 from pose.data.image_files import find_images
@@ -22,13 +23,12 @@ from pose.files import (
     atomic_path,
     file_to_write,
     locked,
-    read_bytes,
-    reason_of,
     writing,
 )
+from pose.predict_rows import Batch, predict_here, predict_on_cluster
 from pose.results import Predicted
 from pose.tracking.models import LoadedModel, load_model
-from pose_models.predictor import BATCH_SIZE, Pixels, Predictor
+from pose_models.predictor import Predictor
 
 
 def predict(setup: PredictSetup, display: Display) -> Predicted:
@@ -44,16 +44,20 @@ def predict(setup: PredictSetup, display: Display) -> Predicted:
     out_path = _table_to_write(Path(setup.out_path), Path(setup.images))
     found = find_images(setup.images)
     files = found.files
-    model = load_model(setup.model, str(pick_device(setup.device)))
+    if setup.engine == "ray":
+        check_ray()
+    device = "cpu" if setup.engine == "ray" else str(pick_device(setup.device))
+    model = load_model(setup.model, device)
     display.say(f"model: {model.uri}, {len(model.predictor.config.decodings)} members")
     table = _GrowingTable(out_path, _identity(model, files))
-    with table.held():
+    with _engine_ready(setup), table.held():
         done = table.names()
         if done:
             display.say(f"continued: {len(done)} of {len(files)} images were predicted before")
         waiting = [name for name in files if name not in done]
         started = time.monotonic()
-        bad = _fill(table, model.predictor, files, waiting, display)
+        batches = _batches(setup, model.predictor, files, waiting)
+        bad = _fill(table, batches, len(done), len(files), display)
         seconds = time.monotonic() - started
         if found.odd:
             display.say(f"left out, since they are no images: {first_few(found.odd)}")
@@ -69,22 +73,34 @@ def predict(setup: PredictSetup, display: Display) -> Predicted:
     )
 
 
+def _engine_ready(setup: PredictSetup) -> contextlib.AbstractContextManager[None]:
+    """A cluster, where images are predicted on one."""
+    return joined(setup.threads or 1) if setup.engine == "ray" else contextlib.nullcontext()
+
+
 def _fill(
-    table: "_GrowingTable",
-    predictor: Predictor,
-    files: dict[str, Path],
-    waiting: Sequence[str],
-    display: Display,
+    table: "_GrowingTable", batches: Iterable[Batch], num_done: int, total: int, display: Display
 ) -> dict[str, str]:
-    """Predict those of `files` that wait; returns why some cannot be read, by name."""
+    """Add what comes to the table; returns why some images cannot be read, by name."""
     bad: dict[str, str] = {}
-    num_done = len(files) - len(waiting)
-    for names, pixels in _read_ahead(predictor, files, waiting):
-        bad |= {names[row]: reason for row, reason in pixels.bad.items()}
-        table.append(_rows(predictor, names, pixels))
-        num_done += len(names)
-        display.predict_progress(num_done, len(files))
+    for batch in batches:
+        bad |= batch.bad
+        table.append(batch.rows)
+        num_done += len(batch.rows) + len(batch.bad)
+        display.predict_progress(num_done, total)
     return bad
+
+
+def _batches(
+    setup: PredictSetup, predictor: Predictor, files: dict[str, Path], waiting: Sequence[str]
+) -> Iterator[Batch]:
+    """What the predictor says of the images that wait, on the engine that `setup` names."""
+    threads = setup.threads or torch.get_num_threads()
+    if setup.engine == "ray":
+        return predict_on_cluster(predictor, files, waiting, threads)
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
+    return predict_here(predictor, files, waiting)
 
 
 def _table_to_write(out_path: Path, images: Path) -> Path:
@@ -100,52 +116,6 @@ def _table_to_write(out_path: Path, images: Path) -> Path:
             f"out_path must not replace the table of images {images}: give another name"
         )
     return target
-
-
-def _read_ahead(
-    predictor: Predictor, files: dict[str, Path], names: Sequence[str]
-) -> Iterator[tuple[list[str], Pixels]]:
-    """Batches of names with their pixels; the next one is read while one is worked on."""
-    batches = [list(names[i : i + BATCH_SIZE]) for i in range(0, len(names), BATCH_SIZE)]
-
-    def read(batch: list[str]) -> Pixels:
-        data, reasons = [], {}
-        for row, name in enumerate(batch):
-            data.append(b"")
-            try:
-                name.encode()  # as the table is going to name it
-                data[row] = read_bytes(files[name])
-            except UnicodeEncodeError:
-                reasons[row] = "a name that is not UTF-8"
-            except (OSError, ValueError) as error:
-                reasons[row] = reason_of(error) if isinstance(error, OSError) else str(error)
-        pixels = predictor.read(data)
-        return Pixels(images=pixels.images, bad=pixels.bad | reasons)
-
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, batches[0]) if batches else None
-        for number, batch in enumerate(batches):
-            assert ahead is not None
-            pixels = ahead.result()
-            if number + 1 < len(batches):
-                ahead = reader.submit(read, batches[number + 1])
-            yield batch, pixels
-
-
-def _rows(predictor: Predictor, names: Sequence[str], pixels: Pixels) -> list[dict[str, str]]:
-    """The rows of the images that could be read."""
-    columns = predictor.columns(predictor.predict(pixels))
-    return [
-        {"file": name, **{key: _cell(values[row]) for key, values in columns.items()}}
-        for row, name in enumerate(names)
-        if row not in pixels.bad
-    ]
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, np.bool_):
-        return str(value).lower()
-    return value if isinstance(value, str) else f"{value:.9g}"
 
 
 def _show_bad(bad: dict[str, str], may_be_left_out: bool, display: Display) -> None:

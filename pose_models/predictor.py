@@ -133,6 +133,17 @@ class Predictor:
             self._decodings = (max(config.decodings, key=lambda decoding: decoding[0].canvas),)
         self._members = [self._prepared(member) for member in members]
         self._uses_bfloat16 = config.precision != "float32" and has_bfloat16(self._device)
+        self._start_threads()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Threads and locks belong to a process.
+        return {k: v for k, v in vars(self).items() if k not in ("_pool", "_computing")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._start_threads()
+
+    def _start_threads(self) -> None:
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
         self._computing = threading.Lock()
 

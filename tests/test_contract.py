@@ -358,7 +358,7 @@ LAYERS = (
     "result_pages",
     "compare_page",
     "export",
-    "export_command predict serving",
+    "export_command predict predict_rows serving",
     "distil look restore sync run vote voters",
     "auto compare importing sweep",
     "entrypoints",

@@ -1,5 +1,7 @@
 """`predict`: image files into a table, by a model that is all there is."""
 
+import dataclasses
+import importlib.util
 import os
 import signal
 import subprocess
@@ -12,6 +14,8 @@ import pytest
 from project import ROOT
 from said import Said
 
+from pose import predict_rows
+from pose.cluster import joined
 from pose.config import PredictSetup
 from pose.display import NoDisplay
 from pose.errors import InputError
@@ -195,3 +199,36 @@ def test_a_killed_command_is_continued(saved_ensemble, stripes, tmp_path):
     assert "images were predicted before" in said
     found = read(tmp_path / "out.csv")
     assert sorted(found["file"]) == sorted(path.name for path in photos.iterdir())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is an extra")
+def test_a_cluster_writes_the_same_bytes_and_goes_on(saved_ensemble, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_rows, "BATCH_SIZE", 16)
+    monkeypatch.setattr(predict_rows, "SHARD_BATCHES", 1)
+    here, there = (
+        setup_of(saved_ensemble, folder, tmp_path / name, skip_bad_images=True, threads=1)
+        for name in ("here.csv", "there.csv")
+    )
+    there = dataclasses.replace(there, engine="ray")
+    predict(here, NoDisplay())
+    expected = Path(here.out_path).read_bytes()
+
+    class Interrupted(NoDisplay):
+        def predict_progress(self, done: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+    display = Said()
+    with joined(1):
+        with pytest.raises(KeyboardInterrupt):
+            predict(there, Interrupted())
+        (partial,) = tmp_path.glob(".there.csv.*.partial")
+        assert expected.startswith(partial.read_bytes())
+        predicted = predict(there, display)
+    assert "continued: 16 of 61 images were predicted before" in display.lines
+    assert (predicted.num_images, predicted.num_bad) == (60, 1)
+    assert Path(there.out_path).read_bytes() == expected
+
+
+def test_a_cluster_is_of_cpus(saved_ensemble):
+    with pytest.raises(InputError, match="device must be cpu with engine=ray, got 'cuda'"):
+        setup_of(saved_ensemble, "photos", "out.csv", engine="ray", device="cuda")

@@ -1,0 +1,142 @@
+"""From image files to rows of a table, in this process or over a cluster."""
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pose.cluster import num_places
+from pose.errors import InputError, one_line
+from pose.files import read_bytes, reason_of
+from pose_models.predictor import BATCH_SIZE, Pixels, Predictor
+
+# Batches that a machine of a cluster works on before it reports.
+SHARD_BATCHES = 16
+# How often Ray starts a shard again whose process or machine is gone.
+MAX_RETRIES = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What is said of a few images.
+
+    Attributes:
+        rows: of those that could be read, in their order: a text per column.
+        bad: why others could not, by name.
+    """
+
+    rows: list[dict[str, str]]
+    bad: dict[str, str]
+
+
+def predict_here(
+    predictor: Predictor, files: Mapping[str, Path], names: Sequence[str]
+) -> Iterator[Batch]:
+    """Predict the files of `names`, a batch at a time."""
+    for batch, pixels in _read_ahead(predictor, files, names):
+        yield Batch(
+            rows=_rows(predictor, batch, pixels),
+            bad={batch[row]: reason for row, reason in pixels.bad.items()},
+        )
+
+
+def predict_on_cluster(
+    predictor: Predictor, files: Mapping[str, Path], names: Sequence[str], threads: int
+) -> Iterator[Batch]:
+    """Predict the files of `names` on the cluster that this process is part of.
+
+    The batches are those of `predict_here` and come in its order. So many shards are under way that
+    every machine has its next one, and no more: memory does not grow with the number of files.
+
+    Args:
+        predictor: on the CPU.
+        threads: CPUs for each shard.
+
+    Raises:
+        InputError: the model cannot travel, or Ray gave a shard up.
+    """
+    import ray
+
+    predict = ray.remote(_predict_shard).options(num_cpus=threads, max_retries=MAX_RETRIES)
+    try:
+        shared = ray.put(predictor)
+    # What pickling raises depends on what cannot be pickled.
+    except Exception as error:
+        raise InputError(
+            f"model must be one that can be sent to other machines with engine=ray, found: "
+            f"{one_line(error)}; leave the engine out"
+        ) from error
+    size = SHARD_BATCHES * BATCH_SIZE
+    shards = (names[start : start + size] for start in range(0, len(names), size))
+    tasks = (
+        predict.remote(shared, {name: files[name].absolute() for name in shard}, threads)
+        for shard in shards
+    )
+    waiting = collections.deque(itertools.islice(tasks, 2 * max(1, num_places(threads, 0))))
+    while waiting:
+        try:
+            batches = ray.get(waiting.popleft())
+        except ray.exceptions.RayError as error:
+            raise InputError(
+                f"every shard of the images must be predicted, found: "
+                f"{one_line(getattr(error, 'cause', None) or error, 300)}; the same command goes on"
+            ) from error
+        waiting.extend(itertools.islice(tasks, 1))
+        yield from batches
+
+
+def _predict_shard(predictor: Predictor, files: dict[str, Path], threads: int) -> list[Batch]:
+    """What a machine of the cluster does."""
+    torch.set_num_threads(threads)
+    return list(predict_here(predictor, files, list(files)))
+
+
+def _read_ahead(
+    predictor: Predictor, files: Mapping[str, Path], names: Sequence[str]
+) -> Iterator[tuple[list[str], Pixels]]:
+    """Batches of names with their pixels; the next one is read while one is worked on."""
+    batches = [list(names[i : i + BATCH_SIZE]) for i in range(0, len(names), BATCH_SIZE)]
+
+    def read(batch: list[str]) -> Pixels:
+        data, reasons = [], {}
+        for row, name in enumerate(batch):
+            data.append(b"")
+            try:
+                name.encode()  # as the table is going to name it
+                data[row] = read_bytes(files[name])
+            except UnicodeEncodeError:
+                reasons[row] = "a name that is not UTF-8"
+            except (OSError, ValueError) as error:
+                reasons[row] = reason_of(error) if isinstance(error, OSError) else str(error)
+        pixels = predictor.read(data)
+        return Pixels(images=pixels.images, bad=pixels.bad | reasons)
+
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(read, batches[0]) if batches else None
+        for number, batch in enumerate(batches):
+            assert ahead is not None
+            pixels = ahead.result()
+            if number + 1 < len(batches):
+                ahead = reader.submit(read, batches[number + 1])
+            yield batch, pixels
+
+
+def _rows(predictor: Predictor, names: Sequence[str], pixels: Pixels) -> list[dict[str, str]]:
+    """The rows of the images that could be read."""
+    columns = predictor.columns(predictor.predict(pixels))
+    return [
+        {"file": name, **{key: _cell(values[row]) for key, values in columns.items()}}
+        for row, name in enumerate(names)
+        if row not in pixels.bad
+    ]
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, np.bool_):
+        return str(value).lower()
+    return value if isinstance(value, str) else f"{value:.9g}"
