@@ -22,12 +22,13 @@ from pose.data.folder import Dataset, read_dataset
 from pose.data.loaded import LoadedData, decode_dataset
 from pose.data.source import find_dataset
 from pose.data.split import split_rows
-from pose.data.tensors import framing_of, load_recipe_data, training_data
+from pose.data.tensors import TrainingData, framing_of, load_recipe_data, training_data
 from pose.device import keep_freed_memory, pick_device, pick_precision
 from pose.display import Display
 from pose.errors import DivergedError, InputError
 from pose.files import write_text
 from pose.member_key import MemberKey
+from pose.metrics import f1_of
 from pose.named_runs import AUTO_BASE, ResolvedRun
 from pose.reports.notes import describe_auto
 from pose.results import AutoTrial
@@ -40,6 +41,7 @@ from pose.seeds.train import build_fitted
 from pose.stop import Stop, ending
 from pose.tracking import TaskRecord, Tracker
 from pose.training.loop import train
+from pose.training.predict import predict_logits, probs_of
 from pose.training.state import start_state
 from pose.training.step import Step
 from pose_models import Framing
@@ -51,6 +53,10 @@ MIN_SECONDS = 120.0
 NUM_FOLDS = 5
 # Trials train and validate on so many images at most: they have seconds.
 MAX_ROWS = 8000
+# Members that would learn for fewer epochs are better one than three.
+MIN_EPOCHS = 12
+# Seconds of a trial besides its training, before the first one is measured.
+TRIAL_OVERHEAD = 1.5
 MIN_ROWS_PER_CLASS = 20
 
 
@@ -112,6 +118,7 @@ class Auto:
         self._file = ProgressFile(self._folder / RECORD, check_budget(run.recipe), least)
         self._run = run
         self._given = frozenset(given) - {"budget", "seeds"}
+        self._has_seeds = "seeds" in given
         self._setup = setup
         self._display = display
         self._stop = stop
@@ -175,18 +182,32 @@ class Auto:
                 text = self._describe(found, candidates, loaded, progress)
                 path = self._folder / TEXT
                 write_text(path, text)
-                winner = candidates[progress.chosen or 0].name
-                record.log({}, {"chosen": winner}, text, [path])
+                winner = candidates[progress.chosen or 0]
+                record.log({}, {"chosen": winner.name}, text, [path])
             record.finish("FINISHED")
         else:
-            progress, text = before, self._describe(found, candidates, loaded, before)
-        return Chosen(run=self._chosen_run(candidates[progress.chosen or 0], progress), text=text)
+            progress, winner = before, candidates[before.chosen]
+            text = self._describe(found, candidates, loaded, before)
+        return Chosen(run=self._chosen_run(winner, progress, len(loaded.dataset.ids)), text=text)
 
     def _recipe_of(self, candidate: Candidate) -> Recipe:
         return dataclasses.replace(self._run.recipe, **dict(candidate.changes))
 
-    def _chosen_run(self, candidate: Candidate, progress: Progress) -> ResolvedRun:
-        changes = {**dict(candidate.changes), "budget": f"{progress.rest:.0f}s"}
+    def _seeds(self, progress: Progress, num_images: int) -> tuple[int, ...]:
+        """The seeds that were given, or as many of the usual ones as learn for some epochs."""
+        recipe = self._run.recipe
+        if self._has_seeds or recipe.folds:
+            return recipe.seeds
+        images = progress.rate_of(progress.chosen or 0) * (progress.rest or 0.0)
+        epochs = images / max(1.0, (1 - recipe.val_fraction) * num_images)
+        return recipe.seeds[: max(1, int(epochs / MIN_EPOCHS))]
+
+    def _chosen_run(self, candidate: Candidate, progress: Progress, num_images: int) -> ResolvedRun:
+        changes = {
+            **dict(candidate.changes),
+            "budget": f"{progress.rest:.0f}s",
+            "seeds": self._seeds(progress, num_images),
+        }
         return ResolvedRun(
             name=self._run.name,
             base=AUTO_BASE,
@@ -203,6 +224,7 @@ class Auto:
     ) -> str:
         """The plan and its reasons as Markdown."""
         recipe, num_images = self._run.recipe, len(loaded.dataset.ids)
+        seeds = self._seeds(progress, num_images)
         flattery = (
             "With folds every row validates somebody, and decided here as well: the score of the "
             "run is a little flattering."
@@ -217,8 +239,8 @@ class Auto:
             progress.trials,
             progress.chosen or 0,
             f"{progress.seconds:.0f} of {self._file.budget:.0f} s went into this; "
-            f"{len(recipe.members(recipe.seeds))} members share the other {progress.rest:.0f} s. "
-            f"{flattery}",
+            f"{len(recipe.members(seeds))} of {len(recipe.members(recipe.seeds))} members share the "
+            f"other {progress.rest:.0f} s, so that each learns for some epochs. {flattery}",
         )
 
     def _identity(self, loaded: LoadedData, candidates: Sequence[Candidate]) -> str:
@@ -268,6 +290,7 @@ class _Trying:
     record: TaskRecord
     tracker: Tracker
     _decoded: dict[Framing, LoadedData] = dataclasses.field(default_factory=dict)
+    _overheads: list[float] = dataclasses.field(default_factory=list)
 
     def run(self, progress: Progress) -> tuple[Progress, str | None]:
         """Try in rounds; why it was stopped, or None with the winner."""
@@ -315,20 +338,25 @@ class _Trying:
         labels = loaded.dataset.classes.labels
         state = start_state(partial(build_fitted, recipe, labels, data), recipe, key.seed, device)
         step = Step(state, data, recipe, pick_precision(self.setup.precision, device))
+        overhead = float(np.mean(self._overheads or [TRIAL_OVERHEAD]))
         try:
-            reason = train(step, stop=self.stop, time_limit=max(seconds, 0.5))
+            reason = train(step, stop=self.stop, time_limit=max(seconds - overhead, 0.5))
+            val_f1, val_auc = _scores(step, data)
         except DivergedError:
-            reason = "diverged"
+            reason, val_f1, val_auc = "diverged", 0.0, 0.0
         if reason == self.stop():
             return None, reason
+        elapsed = time.monotonic() - started
+        self._overheads.append(elapsed - state.seconds)
         rates = [row["images_per_second"] for row in state.history]
         trial = AutoTrial(
             candidate=index,
             round=number,
-            val_f1=0.0 if reason == "diverged" else state.best_val_f1,
+            val_f1=val_f1,
+            val_auc=val_auc,
             num_epochs=state.num_epochs_done,
             images_per_second=float(np.median(rates)) if rates else 0.0,
-            seconds=time.monotonic() - started,
+            seconds=elapsed,
         )
         self._log(trial)
         return trial, None
@@ -340,18 +368,41 @@ class _Trying:
         }
         name = f"round_{trial.round + 1}_candidate_{trial.candidate + 1}"
         self.display.say(
-            f"{name}: val_f1 {trial.val_f1:.4f} after {trial.num_epochs} epochs, "
+            f"{name}: val_f1 {trial.val_f1:.4f}, area {trial.val_auc:.4f} after "
+            f"{trial.num_epochs} epochs, "
             f"{trial.images_per_second:.0f} images/s, {trial.seconds:.0f} s"
         )
         try:
             record = self.tracker.open_task("trial", name, {}, below=self.record.run_id)
             record.log_params({**changes, "round": trial.round + 1})
-            scores = {"val_f1": trial.val_f1, "time/images_per_second": trial.images_per_second}
+            scores = {
+                "val_f1": trial.val_f1,
+                "val_auc": trial.val_auc,
+                "time/images_per_second": trial.images_per_second,
+            }
             record.log(scores, {}, "", [])
             record.finish("FINISHED")
         except InputError as error:
             # The plan is kept in its folder; what waits for nobody is not worth the night.
             self.display.say(f"warning: {name} is not recorded: {error}")
+
+
+def _scores(step: Step, data: TrainingData) -> tuple[float, float]:
+    """Macro F1 and area under the ROC curve of the last weights on the rows that validate."""
+    # Imported here, as in `pose.ensembling.fit`: it brings SciPy along.
+    from sklearn.metrics import roc_auc_score
+
+    logits = predict_logits(step.state.scored_model(), data.images, data.val_rows, step.precision)
+    probs = probs_of(logits)
+    if not np.isfinite(probs).all():
+        raise DivergedError("the logits of a trial must be finite, found some that are not")
+    labels = data.labels[data.val_rows.to(data.labels.device)].cpu().numpy()
+    areas = [
+        float(roc_auc_score(labels == label, probs[:, label]))
+        for label in range(probs.shape[1])
+        if 0 < int((labels == label).sum()) < len(labels)
+    ]
+    return f1_of(probs, labels), float(np.mean(areas)) if areas else 0.5
 
 
 def _part_to_try(loaded: LoadedData, recipe: Recipe) -> Dataset:

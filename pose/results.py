@@ -102,15 +102,26 @@ class AutoTrial:
 
     Attributes:
         candidate, round: numbers, from 0.
-        val_f1: on the fold of the round; 0 where training diverged.
+        val_f1: of the last epoch on the fold of the round; 0 where training diverged.
+        val_auc: area under the ROC curve, mean over the classes; alike.
     """
 
     candidate: int
     round: int
     val_f1: float
+    val_auc: float
     num_epochs: int
     images_per_second: float
     seconds: float
+
+    @property
+    def score(self) -> float:
+        """What candidates are ranked by.
+
+        Macro F1 is what counts. Where a rare class is not predicted yet it is the same for all; the
+        area tells them apart much earlier.
+        """
+        return (self.val_f1 + self.val_auc) / 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -143,7 +143,9 @@ def describe_auto(
         own_trials = [score_of.get((index, number)) for number in range(num_rounds)]
         rates = [own.images_per_second for own in own_trials if own]
         scores = (
-            f"{own.val_f1:.4f} ({own.seconds:.0f} s, {own.num_epochs} epochs)" if own else ""
+            f"{own.val_f1:.4f}, {own.val_auc:.4f} ({own.seconds:.0f} s, {own.num_epochs} epochs)"
+            if own
+            else ""
             for own in own_trials
         )
         mark = "**" if index == chosen else ""
@@ -151,9 +153,9 @@ def describe_auto(
         lines.append(f"| {mark}{candidate}{mark} | {reason} | {rate} | {' | '.join(scores)} |")
     lines += [
         "",
-        f"Chosen: **{candidates[chosen][0]}**, which had the highest macro F1 in the last round "
-        "that it took part in. Each round validates on another fold of the rows that train, and "
-        "gives those that are left more time.",
+        f"Chosen: **{candidates[chosen][0]}**, which had the highest mean of macro F1 and area "
+        "under the ROC curve (the two numbers of a trial) in the last round. Each round validates "
+        "on another fold of the rows that train, and gives those that are left more time.",
         "",
         rest,
     ]

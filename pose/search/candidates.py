@@ -57,17 +57,21 @@ def _ideas(found: Fingerprint) -> list[tuple[dict[str, Any], str]]:
     ideas: list[tuple[dict[str, Any], str]] = [
         ({"image_size": side}, f"the whole image at {side} pixels") for side in sides
     ]
-    ideas.append(
-        ({"image_size": sides[-1], "model": "simple_cnn"}, "a plain network, for what is simple")
-    )
-    if found.has_mirrors:
+    if own < CROPPED_FROM:
         ideas.append(
             (
-                {"image_size": sides[0], "augmentation": "pose_unflipped"},
-                "a mirror image may mean something else",
+                {"image_size": sides[-1], "model": "simple_cnn"},
+                "a plain network, for what is simple",
             )
         )
-    if own >= CROPPED_FROM:
+        if found.has_mirrors:
+            ideas.append(
+                (
+                    {"image_size": sides[0], "augmentation": "pose_unflipped"},
+                    "a mirror image may mean something else",
+                )
+            )
+    else:
         crop = {"image_size": 96, "framing": "crop", "crop_from": own}
         ideas += [
             (crop, "squares at the image's own scale keep fine detail"),

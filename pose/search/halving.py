@@ -15,28 +15,21 @@ FINALISTS = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Round:
-    """A round: how many candidates, and the seconds that each trains."""
+    """A round: how many candidates, and the seconds of each trial."""
 
     num_candidates: int
     seconds: float
 
 
-def plan_rounds(num_candidates: int, seconds: float, overhead: float = 0.0) -> tuple[Round, ...]:
-    """The rounds that fill a time.
-
-    Args:
-        seconds: for all rounds together.
-        overhead: seconds that each trial takes besides its training.
-    """
+def plan_rounds(num_candidates: int, seconds: float) -> tuple[Round, ...]:
+    """The rounds that fill a time, which is for all of them together."""
     sizes = [num_candidates]
     while sizes[-1] > FINALISTS:
         sizes.append(max(FINALISTS, round(KEPT * sizes[-1])))
     if sizes[-1] < 2:
         return ()
     share = seconds / len(sizes)
-    return tuple(
-        Round(num_candidates=size, seconds=max(share / size - overhead, 0.0)) for size in sizes
-    )
+    return tuple(Round(num_candidates=size, seconds=share / size) for size in sizes)
 
 
 def survivors(scores: Mapping[int, float], number: int) -> Sequence[int]:

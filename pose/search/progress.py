@@ -13,9 +13,7 @@ from pose.search.halving import plan_rounds
 
 FORMAT = 1
 # The part of the budget that is for trying.
-SEARCH_SHARE = 0.35
-# Building a network and compiling its first step, in seconds.
-TRIAL_OVERHEAD = 1.0
+SEARCH_SHARE = 0.4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +42,12 @@ class Progress:
 
     def scores(self, number: int) -> dict[int, float]:
         """The scores of a round, counted from 0, by candidate."""
-        return {own.candidate: own.val_f1 for own in self.trials if own.round == number}
+        return {own.candidate: own.score for own in self.trials if own.round == number}
+
+    def rate_of(self, candidate: int) -> float:
+        """The images per second of a candidate's last trial; 0 where it had none."""
+        rates = [own.images_per_second for own in self.trials if own.candidate == candidate]
+        return rates[-1] if rates else 0.0
 
 
 def read_progress(path: Path) -> Progress:
@@ -103,7 +106,7 @@ class ProgressFile:
             return progress
         progress = self.save(progress)
         left = SEARCH_SHARE * self.budget - progress.seconds
-        rounds = plan_rounds(num_candidates, max(left, 0.0), TRIAL_OVERHEAD)
+        rounds = plan_rounds(num_candidates, max(left, 0.0))
         return self.save(
             dataclasses.replace(
                 progress, rounds=tuple((own.num_candidates, own.seconds) for own in rounds)
