@@ -224,7 +224,9 @@ class Auto:
     ) -> str:
         """The plan and its reasons as Markdown."""
         recipe, num_images = self._run.recipe, len(loaded.dataset.ids)
-        seeds = self._seeds(progress, num_images)
+        num_members = len(recipe.members(self._seeds(progress, num_images)))
+        is_usual = num_members == len(recipe.members(recipe.seeds))
+        fewer = "" if is_usual else f", so that each learns for some {MIN_EPOCHS} epochs or more"
         flattery = (
             "With folds every row validates somebody, and decided here as well: the score of the "
             "run is a little flattering."
@@ -238,9 +240,8 @@ class Auto:
             [(own.name, own.reason) for own in candidates],
             progress.trials,
             progress.chosen or 0,
-            f"{progress.seconds:.0f} of {self._file.budget:.0f} s went into this; "
-            f"{len(recipe.members(seeds))} of {len(recipe.members(recipe.seeds))} members share the "
-            f"other {progress.rest:.0f} s, so that each learns for some epochs. {flattery}",
+            f"{progress.seconds:.0f} of {self._file.budget:.0f} s went into this. Members for the "
+            f"other {progress.rest:.0f} s: {num_members}{fewer}. {flattery}",
         )
 
     def _identity(self, loaded: LoadedData, candidates: Sequence[Candidate]) -> str:
