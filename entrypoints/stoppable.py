@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from entrypoints.options import take_mlflow_run_id
-from pose.stop import StopRequest, is_orphan
+from pose.stop import StopRequest, becomes_orphan
 
 if TYPE_CHECKING:
     from pose.config import Setup
@@ -27,7 +27,7 @@ def work_until_stopped(work: Callable[[StopRequest, str | None], object]) -> Non
     # Before the imports, which take seconds: a killed `mlflow run` must not go unnoticed meanwhile.
 
     def leave(code: int) -> NoReturn:
-        if given_run_id and is_orphan():
+        if given_run_id and becomes_orphan():
             _end_orphan(given_run_id)
         os._exit(code)
 
@@ -35,7 +35,7 @@ def work_until_stopped(work: Callable[[StopRequest, str | None], object]) -> Non
         stop.listen(ends_with_parent=given_run_id is not None, leave=leave)
         work(stop, given_run_id)
     except SystemExit:
-        if given_run_id and is_orphan():
+        if given_run_id and becomes_orphan():
             _end_orphan(given_run_id)
         raise
 

@@ -126,6 +126,19 @@ def is_orphan() -> bool:
         return False
 
 
+def becomes_orphan(seconds: float = 0.5) -> bool:
+    """Whether the process that started this one is gone, or is going to be within `seconds`.
+
+    The signal of its death comes with the end of its first thread; it may have others.
+    """
+    deadline = time.monotonic() + seconds
+    while not is_orphan():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 @contextlib.contextmanager
 def ending(finish: Callable[[str, str], None]) -> Iterator[None]:
     """Report it if the block is cut short; a block that ends by itself reports for itself.

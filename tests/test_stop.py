@@ -137,3 +137,26 @@ def test_a_stop_file_is_new_whatever_its_clock_says(tmp_path):
     path.symlink_to("nowhere")
     os.utime(path, (1e9, 1e9), follow_symlinks=False)
     assert stop() == "stop_file"
+
+
+# Starts a program, and ends a while later.
+ENDING_LATER = """
+import os, subprocess, sys, threading, time
+child = subprocess.Popen([sys.executable, *sys.argv[1:]])
+threading.Timer(0.2, lambda: os._exit(0)).start()
+"""
+WAITER = """
+import sys
+from pose.stop import becomes_orphan, is_orphan
+print(is_orphan(), becomes_orphan(20), is_orphan(), flush=True)
+"""
+
+
+def test_an_orphan_is_known_although_its_parent_takes_a_while_to_end(tmp_path):
+    process = start(tmp_path, "-c", ENDING_LATER, "-c", WAITER)
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert out.split()[1:] == ["True", "True"]
+    waited = time.monotonic()
+    child = start(tmp_path, "-c", "from pose.stop import becomes_orphan; print(becomes_orphan())")
+    assert child.communicate(timeout=PATIENCE)[0] == "False\n"
+    assert time.monotonic() - waited < 20
