@@ -198,7 +198,11 @@ class Auto:
         recipe = self._run.recipe
         if self._has_seeds or recipe.folds:
             return recipe.seeds
-        images = progress.rate_of(progress.chosen or 0) * (progress.rest or 0.0)
+        rate = progress.rate_of(progress.chosen or 0)
+        if not rate:
+            # Nothing was tried, or nothing ended an epoch: nobody knows how far members come.
+            return recipe.seeds
+        images = rate * (progress.rest or 0.0)
         epochs = images / max(1.0, (1 - recipe.val_fraction) * num_images)
         return recipe.seeds[: max(1, int(epochs / MIN_EPOCHS))]
 

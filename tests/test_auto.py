@@ -138,3 +138,20 @@ def test_a_plan_goes_on_after_a_stop_and_its_choice_never_saw_what_validates(
     assert not set(known.tolist()) & set(val.tolist())
     whole.complete()
     assert read_progress(path).is_done
+
+
+def test_a_single_candidate_is_not_tried_and_has_all_its_seeds(tmp_path, monkeypatch, stripes):
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    given = {"model": "simple_cnn", "image_size": 24, "augmentation": "none", "budget": "5m"}
+    setup = Setup(dataset=str(stripes), cache_root=str(tmp_path / "cache"))
+    run = resolve_auto(None, given)
+    chosen = Auto(run, tuple(given), setup, NoDisplay(), lambda: None).choose(Tracker())
+    assert read_progress(tmp_path / "outputs" / "auto_plan" / "plan.json").trials == ()
+    assert chosen.run.recipe.seeds == run.recipe.seeds
+    assert len(run.recipe.seeds) > 1
+    assert "the only candidate" in chosen.text
+    # A table needs as many dashes as columns.
+    head, dashes = [line for line in chosen.text.splitlines() if line.startswith("|")][:2]
+    assert (head, dashes) == ("| candidate | why | images/s |", "|---|---|---|")
+    assert f"s: {len(run.recipe.seeds)}. The rows" in chosen.text

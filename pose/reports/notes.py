@@ -134,32 +134,39 @@ def describe_auto(
         "",
         *(f"* {line}" for line in found),
         "",
-        "| candidate | why | images/s | "
-        + " | ".join(f"round {number + 1}" for number in range(num_rounds))
-        + " |",
+        "| candidate | why | images/s |"
+        + "".join(f" round {number + 1} |" for number in range(num_rounds)),
         "|" + "---|" * (3 + num_rounds),
     ]
     for index, (candidate, reason) in enumerate(candidates):
         own_trials = [score_of.get((index, number)) for number in range(num_rounds)]
         rates = [own.images_per_second for own in own_trials if own]
-        scores = (
-            f"{own.val_f1:.4f}, {own.val_auc:.4f} ({own.seconds:.0f} s, {own.num_epochs} epochs)"
+        scores = "".join(
+            f" {own.val_f1:.4f}, {own.val_auc:.4f} ({own.seconds:.0f} s, {own.num_epochs} epochs) |"
             if own
-            else ""
+            else " |"
             for own in own_trials
         )
         mark = "**" if index == chosen else ""
         rate = f"{rates[-1]:.0f}" if rates else ""
-        lines.append(f"| {mark}{candidate}{mark} | {reason} | {rate} | {' | '.join(scores)} |")
+        lines.append(f"| {mark}{candidate}{mark} | {reason} | {rate} |{scores}")
     lines += [
         "",
-        f"Chosen: **{candidates[chosen][0]}**, which had the highest mean of macro F1 and area "
-        "under the ROC curve (the two numbers of a trial) in the last round. Each round validates "
-        "on another fold of the rows that train, and gives those that are left more time.",
+        f"Chosen: **{candidates[chosen][0]}**, {_why_chosen(trials)}",
         "",
         rest,
     ]
     return "\n".join(lines) + "\n"
+
+
+def _why_chosen(trials: Sequence[AutoTrial]) -> str:
+    if not trials:
+        return "the only candidate: the settings that were given leave nothing to try."
+    return (
+        "which had the highest mean of macro F1 and area under the ROC curve (the two numbers of a "
+        "trial) in the last round. Each round validates on another fold of the rows that train, "
+        "and gives those that are left more time."
+    )
 
 
 def describe_vote(vote: Vote) -> str:
