@@ -29,6 +29,8 @@ WAYS = {
 MAX_SECONDS_PER_SEED = 10
 MAX_SHARE = 0.05
 LONG_SEED_SECONDS = 600
+# Fewer say nothing of a goal: other work on the machine moves a turn by more than is asked about.
+MIN_TURNS = 3
 
 
 def seconds_of(way: str, options: argparse.Namespace, work: Path) -> tuple[float, float]:
@@ -107,6 +109,7 @@ def main() -> None:
         for ray, processes in zip(whole["ray"], whole["processes"], strict=True)
     ]
     middle = statistics.median(extra)
+    is_enough = options.turns >= MIN_TURNS
     report.write_report(
         options.report,
         title="Members on a Ray cluster of one machine",
@@ -116,12 +119,12 @@ def main() -> None:
             Goal(
                 text=f"Ray takes less than {MAX_SECONDS_PER_SEED} s per member more than processes",
                 measured=f"{spread(extra, 1)} s",
-                is_reached=middle < MAX_SECONDS_PER_SEED,
+                is_reached=middle < MAX_SECONDS_PER_SEED if is_enough else None,
             ),
             Goal(
                 text=f"that is less than {MAX_SHARE:.0%} of a member of ten minutes",
                 measured=f"{middle / LONG_SEED_SECONDS:.1%}",
-                is_reached=middle < MAX_SHARE * LONG_SEED_SECONDS,
+                is_reached=middle < MAX_SHARE * LONG_SEED_SECONDS if is_enough else None,
             ),
         ],
         tables=[
