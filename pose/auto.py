@@ -207,16 +207,14 @@ class Auto:
         return recipe.seeds[: max(1, int(epochs / MIN_EPOCHS))]
 
     def _chosen_run(self, candidate: Candidate, progress: Progress, num_images: int) -> ResolvedRun:
-        changes = {
-            **dict(candidate.changes),
-            "budget": f"{progress.rest:.0f}s",
-            "seeds": self._seeds(progress, num_images),
-        }
+        seeds = self._seeds(progress, num_images)
+        changes = {**dict(candidate.changes), "budget": f"{progress.rest:.0f}s"}
+        recipe = dataclasses.replace(self._run.recipe, **changes, seeds=seeds)
         return ResolvedRun(
             name=self._run.name,
             base=AUTO_BASE,
-            recipe=dataclasses.replace(self._run.recipe, **changes),
-            changes={**self._run.changes, **changes},
+            recipe=recipe,
+            changes={**self._run.changes, **changes, "seeds": recipe.seeds_text()},
         )
 
     def _describe(
@@ -230,7 +228,7 @@ class Auto:
         recipe, num_images = self._run.recipe, len(loaded.dataset.ids)
         num_members = len(recipe.members(self._seeds(progress, num_images)))
         is_usual = num_members == len(recipe.members(recipe.seeds))
-        fewer = "" if is_usual else f", so that each learns for some {MIN_EPOCHS} epochs or more"
+        fewer = "" if is_usual else f" (more would learn for fewer than {MIN_EPOCHS} epochs each)"
         flattery = (
             "With folds every row validates somebody, and decided here as well: the score of the "
             "run is a little flattering."

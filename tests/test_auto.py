@@ -118,6 +118,7 @@ def test_a_plan_goes_on_after_a_stop_and_its_choice_never_saw_what_validates(
     assert chosen.run.name == "auto"
     assert chosen.run.recipe.model == "simple_cnn"
     assert chosen.run.recipe.budget == f"{progress.rest:.0f}s"
+    assert "seeds=4 " in f"{chosen.run.title()} "
     assert progress.seconds + progress.rest == pytest.approx(300, abs=1)
     assert f"Members for the other {progress.rest:.0f} s: 1. The rows" in chosen.text
     # Chosen already: it is not tried again.
