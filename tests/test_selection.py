@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.special import softmax
+from scipy.stats import bootstrap
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 
@@ -108,6 +109,30 @@ def test_an_interval_is_that_of_scores_on_drawn_rows():
     assert [gain.low, gain.high] == pytest.approx(
         list(np.percentile(gains, [2.5, 97.5])), abs=0.015
     )
+
+
+def test_an_interval_is_that_of_scipys_bca():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 4, size=60)
+    preds = np.where(rng.random(60) < 0.4, labels, rng.integers(0, 4, size=60))
+
+    def score(one: np.ndarray, other: np.ndarray) -> float:
+        return f1_of(np.eye(4)[other], one)
+
+    known = bootstrap(
+        (labels, preds), score, paired=True, vectorized=False, n_resamples=2000, method="BCa",
+        rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    found = f1_interval(labels, preds, 4)
+    assert [found.low, found.high] == pytest.approx([known.low, known.high], abs=0.015)
+    alone = f1_interval(labels, preds, 4, np.arange(60))
+    assert [alone.low, alone.high] == pytest.approx([found.low, found.high], abs=0.015)
+
+
+def test_an_interval_of_what_has_no_spread_is_a_point():
+    labels = np.array([0, 1, 1])
+    assert str(f1_interval(labels, labels, 2)) == "1.0000 [1.0000, 1.0000]"
+    assert str(f1_interval(labels, labels, 2, np.zeros(3))) == "1.0000 [1.0000, 1.0000]"
 
 
 def test_rows_of_a_group_are_drawn_together():

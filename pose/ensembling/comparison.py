@@ -15,7 +15,7 @@ import numpy as np
 
 from pose import metrics
 from pose.ensembling.analysis import CombineProbs
-from pose.ensembling.bootstrap import LEVEL, class_f1, macro_of, row_weights
+from pose.ensembling.bootstrap import LEVEL, class_f1, draw_rows, macro_of
 from pose.ensembling.held_out import MIN_ROWS
 from pose.ensembling.joined import Joined, join
 from pose.errors import InputError
@@ -340,10 +340,11 @@ def _row_differences(first: Contestant, second: Contestant, num_classes: int) ->
 
     NaN where a class was not drawn.
     """
-    weights, (labels, *preds) = row_weights(
-        first.rows.labels, [first.preds, second.preds], first.rows.groups
+    drawn = draw_rows(first.rows.labels, [first.preds, second.preds], first.rows.groups)
+    labels, *preds = drawn.cells
+    one, other = (
+        _with_macro(class_f1(drawn.weights[1:], labels, own, num_classes)) for own in preds
     )
-    one, other = (_with_macro(class_f1(weights[1:], labels, own, num_classes)) for own in preds)
     differences: np.ndarray = other - one
     return differences
 
