@@ -304,6 +304,9 @@ class _Trying:
         progress = self.file.begin(progress, len(self.recipes))
         going: list[int] = list(range(len(self.recipes)))
         for number, (size, seconds) in enumerate(progress.rounds):
+            if number and self.file.is_late(progress):
+                # Validating many squares takes its time: what is left belongs to the members.
+                break
             going = going[:size]
             for index in going:
                 if index in progress.scores(number):

@@ -114,7 +114,7 @@ def test_a_plan_goes_on_after_a_stop_and_its_choice_never_saw_what_validates(
     chosen = whole.choose(Tracker())
     progress = read_progress(path)
     assert progress.trials[0] == before.trials[0]
-    assert len(set(trials)) == len(trials) == sum(size for size, _ in progress.rounds)
+    assert len(set(trials)) == len(trials) == len(progress.trials)
     assert chosen.run.name == "auto"
     assert chosen.run.recipe.model == "simple_cnn"
     assert chosen.run.recipe.budget == f"{progress.rest:.0f}s"
@@ -139,6 +139,20 @@ def test_a_plan_goes_on_after_a_stop_and_its_choice_never_saw_what_validates(
     assert not set(known.tolist()) & set(val.tolist())
     whole.complete()
     assert read_progress(path).is_done
+
+
+def test_a_late_plan_decides_by_the_rounds_that_it_had(tmp_path, monkeypatch, stripes):
+    monkeypatch.setattr(progress_file, "SEARCH_SHARE", 0.0)
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    setup = Setup(dataset=str(stripes), cache_root=str(tmp_path / "cache"))
+    Auto(resolve_auto(None, GIVEN), tuple(GIVEN), setup, NoDisplay(), lambda: None).choose(
+        Tracker()
+    )
+    progress = read_progress(tmp_path / "outputs" / "auto_plan" / "plan.json")
+    assert len(progress.rounds) > 1
+    assert {own.round for own in progress.trials} == {0}
+    assert progress.scores(0)[progress.chosen] == max(progress.scores(0).values())
 
 
 def test_a_single_candidate_is_not_tried_and_has_all_its_seeds(tmp_path, monkeypatch, stripes):

@@ -113,6 +113,10 @@ class ProgressFile:
             )
         )
 
+    def is_late(self, progress: Progress) -> bool:
+        """Whether the part of the budget that is for trying is used up."""
+        return progress.seconds >= SEARCH_SHARE * self.budget
+
     def finish(self, progress: Progress, chosen: int) -> Progress:
         """The winner, and what time it has.
 
