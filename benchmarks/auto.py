@@ -172,7 +172,7 @@ def main() -> None:
         notes=[
             "The score is that of the vote on test images; of textures, these are crops of other "
             "photographs than those that train.",
-            "A candidate has the whole budget; auto has spent 40 % of it on trying.",
+            "A candidate has the whole budget, of which auto spends up to 40 % on trying.",
         ],
     )
 

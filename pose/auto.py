@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pose.config import MIN_SEED_SECONDS, Recipe, Setup, parse_time
 from pose.data.cache import cache_root_of
@@ -58,6 +59,7 @@ MIN_EPOCHS = 12
 # Seconds of a trial besides its training, before the first one is measured.
 TRIAL_OVERHEAD = 1.5
 MIN_ROWS_PER_CLASS = 20
+MAX_VAL, MAX_VAL_CROPPED = 600, 250
 
 
 def check_budget(recipe: Recipe) -> float:
@@ -340,25 +342,26 @@ class _Trying:
         device = pick_device(self.setup.device)
         key = MemberKey(recipe.seeds[0], number % NUM_FOLDS + 1)
         started = time.monotonic()
-        data = training_data(loaded, recipe, key, device)
+        data = _with_few_that_validate(training_data(loaded, recipe, key, device), recipe)
         labels = loaded.dataset.classes.labels
         state = start_state(partial(build_fitted, recipe, labels, data), recipe, key.seed, device)
         step = Step(state, data, recipe, pick_precision(self.setup.precision, device))
-        overhead = float(np.mean(self._overheads or [TRIAL_OVERHEAD]))
+        limit = max(seconds - float(np.mean(self._overheads or [TRIAL_OVERHEAD])), 0.5)
         try:
-            reason = train(step, stop=self.stop, time_limit=max(seconds - overhead, 0.5))
-            val_f1, val_auc = _scores(step, data)
+            reason = train(step, stop=self.stop, time_limit=limit)
+            val_f1, val_gain, val_auc = _scores(step, data)
         except DivergedError:
-            reason, val_f1, val_auc = "diverged", 0.0, 0.0
+            reason, val_f1, val_gain, val_auc = "diverged", 0.0, 0.0, 0.0
         if reason == self.stop():
             return None, reason
         elapsed = time.monotonic() - started
-        self._overheads.append(elapsed - state.seconds)
+        self._overheads.append(elapsed - limit)
         rates = [row["images_per_second"] for row in state.history]
         trial = AutoTrial(
             candidate=index,
             round=number,
             val_f1=val_f1,
+            val_gain=val_gain,
             val_auc=val_auc,
             num_epochs=state.num_epochs_done,
             images_per_second=float(np.median(rates)) if rates else 0.0,
@@ -393,8 +396,18 @@ class _Trying:
             self.display.say(f"warning: {name} is not recorded: {error}")
 
 
-def _scores(step: Step, data: TrainingData) -> tuple[float, float]:
-    """Macro F1 and area under the ROC curve of the last weights on the rows that validate."""
+def _with_few_that_validate(data: TrainingData, recipe: Recipe) -> TrainingData:
+    """The same with some hundred rows that validate: each epoch, and with crops many times each."""
+    limit = MAX_VAL_CROPPED if recipe.framing == "crop" else MAX_VAL
+    order = torch.randperm(len(data.val_rows), generator=torch.Generator().manual_seed(0))
+    return dataclasses.replace(data, val_rows=data.val_rows[order[:limit].sort().values])
+
+
+def _scores(step: Step, data: TrainingData) -> tuple[float, float, float]:
+    """Macro F1 of the last weights on the rows that validate, its gain, and the ROC area.
+
+    As `AutoTrial` has them.
+    """
     # Imported here, as in `pose.ensembling.fit`: it brings SciPy along.
     from sklearn.metrics import roc_auc_score
 
@@ -408,7 +421,9 @@ def _scores(step: Step, data: TrainingData) -> tuple[float, float]:
         for label in range(probs.shape[1])
         if 0 < int((labels == label).sum()) < len(labels)
     ]
-    return f1_of(probs, labels), float(np.mean(areas)) if areas else 0.5
+    commonest = np.eye(probs.shape[1])[np.full(len(labels), np.bincount(labels).argmax())]
+    val_f1 = f1_of(probs, labels)
+    return val_f1, val_f1 - f1_of(commonest, labels), float(np.mean(areas)) if areas else 0.5
 
 
 def _part_to_try(loaded: LoadedData, recipe: Recipe) -> Dataset:

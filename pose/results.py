@@ -103,12 +103,14 @@ class AutoTrial:
     Attributes:
         candidate, round: numbers, from 0.
         val_f1: of the last epoch on the fold of the round; 0 where training diverged.
+        val_gain: by how much that is above the macro F1 of always the commonest class.
         val_auc: area under the ROC curve, mean over the classes; alike.
     """
 
     candidate: int
     round: int
     val_f1: float
+    val_gain: float
     val_auc: float
     num_epochs: int
     images_per_second: float
@@ -118,10 +120,11 @@ class AutoTrial:
     def score(self) -> float:
         """What candidates are ranked by.
 
-        Macro F1 is what counts. Where a rare class is not predicted yet it is the same for all; the
-        area tells them apart much earlier.
+        Macro F1 is what counts. Before a network has learned to decide, it says nothing: always the
+        commonest class scores better than first guesses at a rare one. The area tells networks
+        apart much earlier.
         """
-        return (self.val_f1 + self.val_auc) / 2
+        return self.val_auc + max(0.0, self.val_gain)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

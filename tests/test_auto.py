@@ -17,6 +17,7 @@ from pose.display import NoDisplay
 from pose.errors import InputError
 from pose.member_key import MemberKey
 from pose.named_runs import resolve_auto, resolve_run
+from pose.results import AutoTrial
 from pose.search import progress as progress_file
 from pose.search.candidates import find_candidates
 from pose.search.fingerprint import take_fingerprint
@@ -71,6 +72,15 @@ def test_rounds_fill_the_time_and_keep_the_best():
     assert rounds[0].seconds < rounds[1].seconds < rounds[2].seconds
     assert plan_rounds(1, 90.0) == ()
     assert survivors({0: 0.5, 1: 0.9, 2: 0.5, 3: 0.1}, 3) == [1, 0, 2]
+
+
+def test_a_network_that_has_not_learned_to_decide_is_not_below_the_commonest_class():
+    """First guesses at a rare class cost F1; the area says who is on the way."""
+    common = {"candidate": 0, "round": 0, "num_epochs": 1, "images_per_second": 1, "seconds": 1}
+    constant = AutoTrial(val_f1=0.454, val_gain=0.0, val_auc=0.514, **common)
+    guessing = AutoTrial(val_f1=0.145, val_gain=-0.309, val_auc=0.584, **common)
+    learned = AutoTrial(val_f1=0.8, val_gain=0.346, val_auc=0.6, **common)
+    assert constant.score < guessing.score < learned.score
 
 
 @pytest.mark.parametrize(
