@@ -135,7 +135,8 @@ class Auto:
         dataset.raise_if_fatal()
         found = take_fingerprint(dataset)
         names = [f"{own.name}: {own.reason}" for own in find_candidates(found, self._given)]
-        return "\n".join((*found.lines(), *(f"candidate {name}" for name in names)))
+        title = f"run: {self._run.name} (planned from the data), budget {self._file.budget:.0f} s"
+        return "\n".join((title, *found.lines(), *(f"candidate {name}" for name in names)))
 
     def choose(self, tracker: Tracker) -> Chosen:
         """Try the candidates, unless an unfinished plan has a winner already.

@@ -38,7 +38,7 @@ def assert_one_line(exit_code: int, output: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("train --run ensemble_9", "run must be one of champion, demo, ensemble_1"),
+        ("train --run ensemble_9", "run must be one of auto, champion, demo, ensemble_1"),
         ("train --run ensemble_1 --num_epochs many", "num_epochs must be a whole number, got 'man"),
         ("train --learning-rate fast", "learning_rate must be a number, got 'fast'"),
         ("train --num-epochs 2.5", "num_epochs must be a whole number, got '2.5'"),

@@ -297,11 +297,6 @@ def test_each_seed_is_a_registered_version_with_tags(project):
         )
 
 
-def test_the_link_to_the_seeds_is_printed(project):
-    (parent,) = project.runs("train")
-    assert f"tags.parent_run_id%20%3D%20%27{parent.info.run_id}%27" in project.output
-
-
 @pytest.mark.parametrize("rule", ["soft", "hard"])
 def test_a_vote_is_that_of_the_registered_models(project, votes, data, rule):
     """predictions.csv against models loaded by MLflow, voting on the raw images."""
