@@ -135,10 +135,9 @@ def main() -> None:
         goals=goals,
         tables=tables,
         notes=[
-            "The time counts reading, decoding, training and validation; imports, the test and "
-            "what is measured beforehand do not.",
-            "Schedules of the others are as long as the time by the rate of their first batches; "
-            "ultralytics does this itself.",
+            "The time counts reading, decoding, training and validation; imports and the test do not.",
+            "All schedules follow the clock, so that each ends with the time; ultralytics does this "
+            "itself, by epochs, and its seconds have its start and its last validation in them.",
         ],
     )
 

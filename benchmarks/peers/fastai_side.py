@@ -7,23 +7,34 @@ from typing import Any
 import fastai
 from fastai.vision import all as vision
 
-from benchmarks.peers.task import Predict, Task, num_epochs_in, run_side
+from benchmarks.peers.task import Predict, Task, run_side
+
+# More than fit into any time.
+MANY_EPOCHS = 1000
 
 
-class Deadline(vision.Callback):
-    """Ends training where the time does."""
+class Clock(vision.Callback):
+    """Has the schedule follow the clock, and ends training where the time does."""
+
+    # Before the schedule, which is of order 60.
+    order = 50
 
     def __init__(self, seconds: float) -> None:
-        self.ends = time.perf_counter() + seconds
+        self.seconds = seconds
+        self.started = time.perf_counter()
 
-    def after_batch(self) -> None:
-        """Called after each step."""
-        if self.training and time.perf_counter() >= self.ends:
+    def before_batch(self) -> None:
+        """Called before each step."""
+        if not self.training:
+            return
+        part = (time.perf_counter() - self.started) / self.seconds
+        if part >= 1:
             raise vision.CancelFitException
+        self.learn.pct_train = part
 
 
 def train(task: Task) -> tuple[Predict, dict[str, Any]]:
-    """As many epochs as fit by the rate of some batches, and no step after the time."""
+    """Train until the time is over."""
     vision.set_seed(task.seed)
     loaders = vision.ImageDataLoaders.from_folder(
         task.folder,
@@ -35,22 +46,16 @@ def train(task: Task) -> tuple[Predict, dict[str, Any]]:
         num_workers=task.num_workers,
     )
 
-    def new_learner() -> vision.Learner:
-        return vision.Learner(
-            loaders,
-            vision.xresnet18(n_out=loaders.c),
-            opt_func=vision.ranger,
-            loss_func=vision.LabelSmoothingCrossEntropy(),
-            metrics=vision.accuracy,
-        )
-
-    epoch_seconds = _epoch_seconds(new_learner(), len(loaders.train))
-    learner = new_learner()
+    learner = vision.Learner(
+        loaders,
+        vision.xresnet18(n_out=loaders.c),
+        opt_func=vision.ranger,
+        loss_func=vision.LabelSmoothingCrossEntropy(),
+        metrics=vision.accuracy,
+    )
     started = time.perf_counter()
     with learner.no_bar(), learner.no_logging():
-        learner.fit_flat_cos(
-            num_epochs_in(task.seconds, epoch_seconds, 1), 8e-3, cbs=[Deadline(task.seconds)]
-        )
+        learner.fit_flat_cos(MANY_EPOCHS, 8e-3, cbs=[Clock(task.seconds)])
     seconds = time.perf_counter() - started
     labels = list(loaders.vocab)
 
@@ -64,15 +69,6 @@ def train(task: Task) -> tuple[Predict, dict[str, Any]]:
         "epochs": learner.train_iter / len(loaders.train),
         "seconds": seconds,
     }
-
-
-def _epoch_seconds(learner: vision.Learner, num_batches: int) -> float:
-    """From ten batches after the first ones, with a third more for validation."""
-    with learner.no_bar(), learner.no_logging():
-        learner.fit(1, 1e-5, cbs=[vision.ShortEpochCallback(3 / num_batches, short_valid=True)])
-        started = time.perf_counter()
-        learner.fit(1, 1e-5, cbs=[vision.ShortEpochCallback(10 / num_batches, short_valid=True)])
-    return (time.perf_counter() - started) * num_batches / 10
 
 
 if __name__ == "__main__":

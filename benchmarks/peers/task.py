@@ -61,8 +61,3 @@ def run_side(train: Callable[[Task], tuple[Predict, dict[str, Any]]]) -> None:
     preds = predict(files)
     facts["preds"] = {path.stem: label for path, label in zip(files, preds, strict=True)}
     Path(task.answers).write_text(json.dumps(facts))
-
-
-def num_epochs_in(seconds: float, batch_seconds: float, num_batches: int) -> int:
-    """How many whole epochs fit, at least one."""
-    return max(1, int(seconds / (batch_seconds * num_batches)))

@@ -12,7 +12,7 @@ from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 
-from benchmarks.peers.task import MEAN, STD, Predict, Task, num_epochs_in, run_side
+from benchmarks.peers.task import MEAN, STD, Predict, Task, run_side
 
 # Of "ResNet strikes back" (Wightman et al., 2021, arXiv:2110.00476) what serves short trainings:
 # label smoothing, light RandAugment, AdamW for LAMB with its batches of 2,048.
@@ -21,7 +21,7 @@ WARMUP = 0.05
 
 
 def train(task: Task) -> tuple[Predict, dict[str, Any]]:
-    """As many epochs as fit by the rate of the first batches, and no step after the time."""
+    """Train until the time is over; the schedule follows the clock."""
     torch.manual_seed(task.seed)
     size = (3, task.image_size, task.image_size)
     loader = create_loader(
@@ -41,30 +41,22 @@ def train(task: Task) -> tuple[Predict, dict[str, Any]]:
     model = timm.create_model("resnet18", num_classes=len(task.labels()))
     optimizer = create_optimizer_v2(model, opt="adamw", lr=LEARNING_RATE, weight_decay=0.05)
     loss_of = LabelSmoothingCrossEntropy(0.1)
+    # By the clock, in thousandths of the time.
+    scheduler = CosineLRScheduler(
+        optimizer, t_initial=1000, warmup_t=int(1000 * WARMUP), t_in_epochs=False
+    )
     started = time.perf_counter()
-    num_updates, num_epochs, total = 0, 0, 0
-    scheduler: CosineLRScheduler | None = None
-    while total == 0 or num_updates < total:
+    num_updates, part = 0, 0.0
+    while part < 1:
         for images, labels in loader:
+            scheduler.step_update(int(1000 * part))
             optimizer.zero_grad()
             loss_of(model(images), labels).backward()
             optimizer.step()
             num_updates += 1
-            elapsed = time.perf_counter() - started
-            if num_updates == 5 and scheduler is None:
-                # The first batches wait for workers; later ones are measured again by the clock.
-                total = len(loader) * num_epochs_in(task.seconds, elapsed / 5, len(loader))
-                scheduler = CosineLRScheduler(
-                    optimizer, t_initial=total, warmup_t=int(WARMUP * total), t_in_epochs=False
-                )
-            if scheduler is not None:
-                # By the clock where that is further, so that the rate ends low in any case.
-                by_clock = int(total * elapsed / task.seconds)
-                scheduler.step_update(min(total, max(num_updates, by_clock)))
-            if elapsed >= task.seconds:
-                total = num_updates
+            part = (time.perf_counter() - started) / task.seconds
+            if part >= 1:
                 break
-        num_epochs += 1
     seconds = time.perf_counter() - started
     model.eval()
     look = create_transform(size, is_training=False, mean=MEAN, std=STD, crop_pct=1.0)
