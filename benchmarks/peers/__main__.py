@@ -135,9 +135,11 @@ def main() -> None:
         goals=goals,
         tables=tables,
         notes=[
-            "The time counts reading, decoding, training and validation; imports and the test do not.",
-            "All schedules follow the clock, so that each ends with the time; ultralytics does this "
-            "itself, by epochs, and its seconds have its start and its last validation in them.",
+            "The time counts reading, decoding, training and validation; imports and the test do "
+            "not.",
+            "All schedules follow the clock, so that each ends with the time; ultralytics does "
+            "this itself, by epochs, and its seconds have its start and its last validation in "
+            "them.",
         ],
     )
 
