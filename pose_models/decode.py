@@ -112,6 +112,16 @@ def orientation_of(data: bytes) -> int:
         return _jpeg_orientation(data) if data.startswith(JPEG_START) else _orientation(_open(data))
 
 
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height of the image in the bytes of a file, as stored, by its header.
+
+    Raises:
+        BadImageError: the bytes are not an image, or claim more than `MAX_PIXELS`.
+    """
+    with _words_of_decoders(), _open(data) as image:
+        return image.size
+
+
 @contextlib.contextmanager
 def _words_of_decoders() -> Iterator[None]:
     """Whatever a decoder raises becomes a `BadImageError`."""

@@ -216,7 +216,7 @@ def _check_index(index: Any, num_files: int) -> None:
         raise _DamagedError(f"{INDEX} is damaged")
 
 
-def _spread(count: int, limit: int) -> list[int]:
+def spread_rows(count: int, limit: int) -> list[int]:
     """At most `limit` of `count` rows, spread evenly, the first and the last among them."""
     return sorted(set(np.linspace(0, count - 1, min(count, limit)).astype(int).tolist()))
 
@@ -228,7 +228,7 @@ def _check_files(files: Sequence[Path], index: dict[str, Any]) -> None:
         _DamagedError: a file has other bytes than those that were decoded.
     """
     suspects = {row for row, path in enumerate(files) if _changed(path) != index["changed"][row]}
-    for row in sorted(suspects | set(_spread(len(files), NUM_SAMPLES))):
+    for row in sorted(suspects | set(spread_rows(len(files), NUM_SAMPLES))):
         try:
             digest = hashlib.sha256(read_bytes(files[row])).hexdigest()
         except OSError:
@@ -244,7 +244,7 @@ def _check_pixels(cache: ImageCache, index: dict[str, Any], request: _Request) -
         _DamagedError: pixels are not those that were decoded.
     """
     limit = max(NUM_SAMPLES, CHECKED_BYTES // request.image_bytes)
-    for row in _spread(len(request.files), limit):
+    for row in spread_rows(len(request.files), limit):
         if zlib.crc32(cache.images[row].numpy().data) != index["checksums"][row]:
             raise _DamagedError(f"the pixels of {request.files[row].name} are damaged")
 

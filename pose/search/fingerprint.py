@@ -4,11 +4,11 @@ import dataclasses
 import statistics
 
 import numpy as np
-from PIL import Image
 
+from pose.data.cache import spread_rows
 from pose.data.folder import Dataset
 from pose.files import read_bytes
-from pose_models.decode import BadImageError, read_image
+from pose_models.decode import BadImageError, read_image, size_of
 from pose_models.framing import Framing
 
 # Images whose sizes are looked at, and whose edges are, spread evenly.
@@ -54,7 +54,7 @@ class Fingerprint:
 
 def take_fingerprint(dataset: Dataset) -> Fingerprint:
     """Look at the labelled images: at the headers of some, at the pixels of fewer."""
-    sides = [side for row in _spread(len(dataset.files), NUM_SIZES)
+    sides = [side for row in spread_rows(len(dataset.files), NUM_SIZES)
              if (side := _side(dataset, row)) is not None]  # fmt: skip
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
     side = round(statistics.median(sides or [SHRUNK]))
@@ -68,16 +68,11 @@ def take_fingerprint(dataset: Dataset) -> Fingerprint:
     )
 
 
-def _spread(count: int, limit: int) -> list[int]:
-    return sorted(set(np.linspace(0, count - 1, min(count, limit)).astype(int).tolist()))
-
-
 def _side(dataset: Dataset, row: int) -> int | None:
     """The shorter side of an image by its header; None where it has none."""
     try:
-        with Image.open(dataset.files[row]) as image:
-            return min(image.size)
-    except (OSError, ValueError, Image.DecompressionBombError):
+        return min(size_of(read_bytes(dataset.files[row])))
+    except (OSError, BadImageError):
         # Decoding names it, and leaves it out.
         return None
 
@@ -87,7 +82,7 @@ def _fine_detail(dataset: Dataset, side: int) -> float:
     if side <= SHRUNK:
         return 1.0
     ratios = []
-    for row in _spread(len(dataset.files), NUM_EDGES):
+    for row in spread_rows(len(dataset.files), NUM_EDGES):
         try:
             data = read_bytes(dataset.files[row])
             own, shrunk = (
