@@ -31,6 +31,7 @@ COMMANDS = ("check", "demo", "score")
 def main(command: Any, **arguments: Any) -> None:
     """Check a data folder, draw the demo data, or score predictions for it."""
     setup = DataSetup(**fields_given(DataSetup, arguments))
+    predictions = ScoreSetup(**fields_given(ScoreSetup, arguments)).predictions
     command = given_or(command, "check")
     if command not in COMMANDS:
         raise InputError(f"command must be one of {known(COMMANDS)}, got {command!r}")
@@ -50,7 +51,6 @@ def main(command: Any, **arguments: Any) -> None:
     else:
         from pose.scoring import score_predictions
 
-        predictions = ScoreSetup(**fields_given(ScoreSetup, arguments)).predictions
         click.echo(score_predictions(Path(predictions), Path(setup.dataset or "demo")))
         click.echo(f"next: {command_line('runs', project)}")
 

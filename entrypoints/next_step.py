@@ -1,10 +1,11 @@
 """What to type next: commands in the form in which the user typed the last one."""
 
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from entrypoints.caller import callers_folder
 
 
 def project_address(given_run_id: str | None) -> str | None:
@@ -15,13 +16,8 @@ def project_address(given_run_id: str | None) -> str | None:
     """
     if given_run_id is None:
         return None
-    here = str(Path.cwd())
-    try:
-        is_here = os.readlink(f"/proc/{os.getppid()}/cwd") == here
-    except OSError:
-        # No /proc on macOS.
-        is_here = True
-    return "." if is_here else here
+    here = Path.cwd()
+    return "." if callers_folder() == here else str(here)
 
 
 def command_line(entry: str, project: str | None, **options: Any) -> str:

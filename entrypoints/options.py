@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from entrypoints.caller import as_typed_there
 from pose.errors import InputError
 
 # The value of an option that was not on the command line. MLproject's defaults say `none`, which
@@ -112,11 +113,18 @@ def _shown(default: Any) -> str:
 
 
 def fields_given(dataclass: type, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those arguments that are fields of `dataclass` and were on the command line."""
-    names = {field.name for field in dataclasses.fields(dataclass)}
-    return {
-        key: value for key, value in arguments.items() if key in names and value is not NOT_GIVEN
-    }
+    """Those arguments that are fields of `dataclass` and were on the command line.
+
+    Files and folders to read are as the user means them, who may be in another folder.
+    """
+    fields = {field.name: field.metadata for field in dataclasses.fields(dataclass)}
+    given = {k: v for k, v in arguments.items() if k in fields and v is not NOT_GIVEN}
+    if "MLFLOW_RUN_ID" in os.environ:
+        for name, value in given.items():
+            meta = fields[name]
+            if meta["is_input"] and value is not None and value not in meta["words"]:
+                given[name] = as_typed_there(value)
+    return given
 
 
 def given_or(value: Any, default: Any) -> Any:

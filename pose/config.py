@@ -37,14 +37,19 @@ MIN_SEED_SECONDS = 5
 _ALWAYS = object()
 
 
-def setting(default: Any, help: str, *, no_op: Any = _ALWAYS) -> Any:
+def setting(
+    default: Any, help: str, *, no_op: Any = _ALWAYS, is_input: bool = False, words: str = ""
+) -> Any:
     """A dataclass field with the help text of its command-line option.
 
     Args:
         no_op: the value at which the setting does nothing. A recipe's identity leaves it out then,
             so that a new setting does not separate yesterday's unfinished run from its command.
+        is_input: it names a file or folder that is read, from where the user is.
+        words: what it may say in place of a path.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "no_op": no_op})
+    metadata = {"help": help, "no_op": no_op, "is_input": is_input, "words": words.split()}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,10 @@ class Recipe:
         False, "start from torchvision's or timm's pretrained weights", no_op=False
     )
     weights: str | None = setting(
-        None, "file of weights to start from, or models:/<name>/<version>", no_op=None
+        None,
+        "file of weights to start from, or models:/<name>/<version>",
+        no_op=None,
+        is_input=True,
     )
     weights_sha256: str | None = setting(
         None, "what that file's SHA-256 must be; default: whatever it is", no_op=None
@@ -150,6 +158,7 @@ class Recipe:
         "CSV file with a column id, such as label_suspects.csv: images to train and validate "
         "without",
         no_op=None,
+        is_input=True,
     )
     exclude_sha256: str | None = setting(
         None, "what the SHA-256 of its sorted ids must be; default: whatever it is", no_op=None
@@ -307,7 +316,12 @@ class DataSetup:
         InputError: a value outside its range.
     """
 
-    dataset: str | None = setting(None, "data folder, or demo; default: ./dataset, else Kaggle's")
+    dataset: str | None = setting(
+        None,
+        "data folder, or demo; default: ./dataset, else Kaggle's",
+        is_input=True,
+        words="demo",
+    )
     kaggle_handle: str = setting(
         "zv3zdochka/ml-intensive-yandex-academy-autumn-2025", "Kaggle data set, owner/name"
     )
@@ -411,7 +425,9 @@ class ImportSetup:
     """
 
     archive: str | None = setting(
-        None, "folder with seed_<n>/pose_cnn.pth and training_history.csv, as the original left it"
+        None,
+        "folder with seed_<n>/pose_cnn.pth and training_history.csv, as the original left it",
+        is_input=True,
     )
     run_name: str | None = setting(None, "name of the run; default: that of the folder")
     model: str | None = setting(
@@ -421,7 +437,10 @@ class ImportSetup:
         None, "labels joined by commas, in the order of the outputs; default: those of dataset"
     )
     dataset: str | None = setting(
-        None, "data folder that it was trained on; default: ./dataset, if there is one"
+        None,
+        "data folder that it was trained on; default: ./dataset, if there is one",
+        is_input=True,
+        words="demo",
     )
     image_size: int = setting(128, "height and width that the model sees, in pixels")
     output_root: str = setting("outputs", "folder for the members' folders <run_name>/seed_<seed>")
@@ -512,7 +531,9 @@ class VoteSetup(ComputeSetup):
         None, f"log the ensemble in other formats as well: {', '.join(EXPORT_FORMATS)}"
     )
     lock: str | None = setting(
-        None, "ensemble.json, or the id of a vote's run: repeat that vote with its very members"
+        None,
+        "ensemble.json, or the id of a vote's run: repeat that vote with its very members",
+        is_input=True,
     )
 
     def __post_init__(self) -> None:
@@ -566,7 +587,10 @@ class CompareSetup:
         None, "two trainings or votes joined by a comma, by name (the newest of it) or run id"
     )
     dataset: str | None = setting(
-        None, "data folder, for the images on the page; default: where they were trained"
+        None,
+        "data folder, for the images on the page; default: where they were trained",
+        is_input=True,
+        words="demo",
     )
     out_dir: str = setting("comparison", "folder for report.html, comparison.json and .csv")
     registry_name: str = setting("pose", REGISTRY_HELP)
@@ -593,7 +617,9 @@ class ModelSetup:
     """
 
     model: str | None = setting(
-        None, "registered model: models:/pose-ensemble/1, models:/pose@champion, or a folder"
+        None,
+        "registered model: models:/pose-ensemble/1, models:/pose@champion, or a folder",
+        is_input=True,
     )
     device: str = setting("auto", DEVICE_HELP)
 
@@ -610,7 +636,9 @@ class PredictSetup(ModelSetup):
     """
 
     images: str | None = setting(
-        None, "folder, pattern in quotes ('photos/*.jpg'), or a CSV or Parquet table of paths"
+        None,
+        "folder, pattern in quotes ('photos/*.jpg'), or a CSV or Parquet table of paths",
+        is_input=True,
     )
     out_path: str = setting("predicted.csv", "table to write, .csv or .parquet")
     skip_bad_images: bool = setting(False, "leave out unreadable images instead of refusing")
@@ -647,7 +675,10 @@ class ExportSetup(ModelSetup):
         "onnx,pt2", f"formats joined by commas: {', '.join(EXPORT_FORMATS)} (ONNX, quantized)"
     )
     dataset: str | None = setting(
-        None, "data folder, for the images of the checks; default: where it was trained"
+        None,
+        "data folder, for the images of the checks; default: where it was trained",
+        is_input=True,
+        words="demo",
     )
     out_dir: str = setting("exported", "folder for the exported files and export.json")
 
@@ -699,7 +730,7 @@ class DemoSetup:
 class ScoreSetup:
     """What is compared with the demo's truth."""
 
-    predictions: str = setting("predictions.csv", "score: file to compare")
+    predictions: str = setting("predictions.csv", "score: file to compare", is_input=True)
 
 
 def typed(value: Any) -> str:

@@ -39,7 +39,8 @@ class Project:
         project.store = f"sqlite:///{folder / 'mlflow.db'}"
         return project
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Of a user's shell in which this Python is active."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_RUN")}
         kept.pop("MLFLOW_TRACKING_URI", None)
@@ -50,7 +51,7 @@ class Project:
         return subprocess.Popen(
             command,
             cwd=self.folder,
-            env={**self._environment(), **environment},
+            env={**self.environment(), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -97,8 +97,8 @@ LATE = {
     "unknown_augmentation": ("train --augmentation x", "augmentation must be one of baseline, en"),
     "unknown_device": ("train --device cuda:7", "device must exist on this machine, got 'cuda:7'"),
     "no_device": ("train --device tpu", "device must be auto, cpu, cuda, cuda:<n> or mps, got 'tp"),
-    "no_data": ("train", "Give a folder (--dataset PATH), put the data in ./dataset, or draw"),
-    "no_data_to_check": ("data", "Give a folder (--dataset PATH), put the data in ./dataset, or"),
+    "no_data": ("train", "Give a folder (--dataset PATH), put the data there, or draw"),
+    "no_data_to_check": ("data", "Give a folder (--dataset PATH), put the data there, or"),
     "no_folder": ("data --dataset nowhere", "'nowhere', which is no folder; dataset demo draws"),
     "contradiction": (
         "train --dataset contradictory",

@@ -472,6 +472,20 @@ assert list(answer["label"]) == [str(i) for i in expected["logits"].argmax(dim=1
     assert done.returncode == 0, done.stderr
 
 
+def test_a_path_is_meant_from_the_folder_of_the_user(project, data, tmp_path):
+    (tmp_path / "my data").symlink_to(data)
+    # One of this name in the project's folder is not what somebody elsewhere means.
+    (project.folder / "my data").mkdir()
+    command = project.mlflow_command("data", dataset="my data")
+    command[2] = str(project.folder)
+    asked = subprocess.run(
+        command, cwd=tmp_path, env=project.environment(), capture_output=True, text=True
+    )
+    assert asked.returncode == 0, asked.stdout + asked.stderr
+    assert f"'dataset={tmp_path}/my data'" in asked.stdout
+    assert f"mlflow run {project.folder} -e train" in asked.stdout
+
+
 def test_another_training_of_the_run_keeps_the_first(project, data, votes):
     """Tests that come after it find another parent and more versions."""
     out = project.run(*project.train_command(dataset=data, **SMALL))

@@ -85,7 +85,7 @@ def _download(handle: str) -> Path:
     # kagglehub passes on whatever requests, urllib3 or its own code raise; all mean no data.
     except Exception as error:
         raise InputError(
-            f"no data: expected ./dataset, found none, and Kaggle's {handle} could not be had "
-            f"({one_line(error)}). Give a folder (--dataset PATH), put the data in ./dataset, or "
-            "draw the demo data (--dataset demo)"
+            f"no data: expected {Path('dataset').absolute()}, found none, and Kaggle's {handle} "
+            f"could not be had ({one_line(error)}). Give a folder (--dataset PATH), put the data "
+            "there, or draw the demo data (--dataset demo)"
         ) from error
