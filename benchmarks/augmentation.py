@@ -25,11 +25,12 @@ NEWER = ("photo_light", "photo")
 def preset_work(name: str) -> Callable[[], object]:
     """Draws parameters of the preset and augments a batch."""
     data = ours.random_data(BATCH_SIZE, IMAGE_SIZE, NUM_CLASSES, CPU)
+    images = data.images[torch.arange(BATCH_SIZE)]
     generator = torch.Generator().manual_seed(0)
 
     def work() -> torch.Tensor:
         params = sample_params(PRESETS[name], data.labels, data.mirrors, generator)
-        return augment_batch(data.images, params, IMAGE_SIZE)
+        return augment_batch(images, params, IMAGE_SIZE)
 
     return work
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
@@ -102,7 +103,7 @@ def read_two_classes() -> Pixels:
 def read_demo(folder: Path, cache_root: Path) -> Pixels:
     """The drawn poses at 20 x 20 pixels, without colour."""
     loaded = load_data(folder, 20, cache_root)
-    gray = loaded.images[loaded.rows].float().mean(dim=1).flatten(1).numpy() / 255
+    gray = loaded.images[torch.from_numpy(loaded.rows)].float().mean(dim=1).flatten(1).numpy() / 255
     return Pixels(features=gray, labels=loaded.dataset.labels)
 
 

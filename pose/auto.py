@@ -165,6 +165,7 @@ class Auto:
             cache_root_of(self._setup.cache_root),
             self._setup.num_workers,
             self._display.cache_progress,
+            self._setup.cache,
         )
         for line in (*loaded.lines(), *found.lines()):
             self._display.say(line)
@@ -332,6 +333,7 @@ class _Trying:
                 num_workers=self.setup.num_workers,
                 progress=self.display.cache_progress,
                 obey_exif=recipe.exif == "obey",
+                cache=self.setup.cache,
             )
         return self._decoded[framing]
 

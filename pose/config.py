@@ -28,6 +28,7 @@ PREDICTING_ENGINES = ("local", "ray")
 EXPORT_FORMATS = ("onnx", "pt2", "int8")
 TABLE_SUFFIXES = (".csv", ".parquet")
 DEVICE_HELP = "auto, cpu, cuda, cuda:<n> or mps"
+CACHES = ("decoded", "stream")
 REGISTRY_HELP = "registered model that members are versions of; votes: <name>-ensemble"
 # A budget below this would go into starting and saving, not into training.
 MIN_SEED_SECONDS = 5
@@ -342,11 +343,17 @@ class ComputeSetup(DataSetup):
     device: str = setting("auto", DEVICE_HELP)
     precision: str = setting("auto", f"arithmetic to compute in: {', '.join(PRECISIONS)}")
     cache_root: str | None = setting(None, "folder for decoded images; default: ~/.cache/pose")
+    cache: str = setting(
+        "decoded",
+        "decoded: images are decoded once and kept; stream: again and again while they are "
+        "needed, for more images than the disk has room for",
+    )
     registry_name: str = setting("pose", REGISTRY_HELP)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("cache", self.cache, CACHES)
         check_registry_name(self.registry_name)
 
 

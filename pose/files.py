@@ -116,22 +116,22 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def check_room(folder: Path, num_bytes: int, option: str, what: str) -> None:
+def check_room(folder: Path, num_bytes: int, option: str, what: str, advice: str = "") -> None:
     """Ask before it is taken: a disk that fills up to see whether it is large enough is full.
 
     Raises:
         InputError: the disk of `folder`, which `option` names, has no room for `num_bytes`.
     """
     if _free(folder) < num_bytes:
-        raise no_room(folder, num_bytes, option, what)
+        raise no_room(folder, num_bytes, option, what, advice)
 
 
-def no_room(folder: Path, num_bytes: int, option: str, what: str) -> InputError:
-    """The error of a disk that has no room for `what`."""
+def no_room(folder: Path, num_bytes: int, option: str, what: str, advice: str = "") -> InputError:
+    """The error of a disk that has no room for `what`; `advice` ends the line."""
     return InputError(
         f"{option} must have room for {megabytes(num_bytes)} of {what}, found "
         f"{megabytes(_free(folder))} free in {folder} (disk full): give another "
-        f"--{option.replace('_', '-')}"
+        f"--{option.replace('_', '-')}{advice}"
     )
 
 

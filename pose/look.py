@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from pose.config import ComputeSetup, VoteSetup
-from pose.data.cache import ImageCache, cache_root_of, open_cache
+from pose.data.cache import ImageCache, cache_root_of
 from pose.data.folder import Dataset, read_dataset
+from pose.data.streamed import Images
+from pose.data.survey import OPENERS
 from pose.device import pick_device, pick_precision
 from pose.display import Display
 from pose.ensembling.looks import Looked, Views
@@ -75,7 +77,7 @@ def look_again(
 def _look(  # noqa: PLR0913 - a member, its rows, and how it looks at them
     model: ImageClassifier,
     member: Member,
-    images: torch.Tensor,
+    images: Images,
     rows: torch.Tensor,
     setup: VoteSetup,
     views: Sequence[str],
@@ -116,7 +118,7 @@ def decode_labelled(
 ) -> dict[tuple[Framing, bool], ImageCache]:
     """The labelled images of each way of decoding; training has left them decoded."""
     return {
-        (framing, obey_exif): open_cache(
+        (framing, obey_exif): OPENERS[setup.cache](
             dataset.files,
             framing,
             cache_root=cache_root_of(setup.cache_root),

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pose.config import Setup
-from pose.data.cache import ImageCache, cache_root_of, open_cache
+from pose.data.cache import ImageCache, cache_root_of
 from pose.data.exclusion import ids_csv
 from pose.data.loaded import LoadedData
 from pose.data.source import DEMO_MARKER, find_dataset
+from pose.data.survey import OPENERS
 from pose.data.tensors import framing_of, load_recipe_data
 from pose.data.twin_search import with_twins
 from pose.data.twin_table import TWINS_FILE
@@ -127,6 +128,7 @@ def load_planned_data(plan: Plan, display: Display) -> LoadedData:
         plan.cache_root,
         plan.setup.num_workers,
         display.cache_progress,
+        plan.setup.cache,
     )
     for line in loaded.lines():
         display.say(line)
@@ -144,7 +146,7 @@ def _decode_tests(plan: Plan, loaded: LoadedData, display: Display) -> ImageCach
     if not loaded.dataset.test_files:
         return None
     try:
-        return open_cache(
+        return OPENERS[plan.setup.cache](
             loaded.dataset.test_files,
             framing_of(plan.recipe),
             cache_root=plan.cache_root,
@@ -258,6 +260,7 @@ def _job(plan: Plan, loaded: LoadedData, member: MemberKey) -> SeedJob:
         output=plan.folder / member.folder,
         cache_root=plan.cache_root,
         num_workers=plan.setup.num_workers,
+        cache=plan.setup.cache,
         device=plan.setup.device,
         precision=plan.setup.precision,
         threads=plan.threads,

@@ -15,10 +15,12 @@ import torch
 
 from pose import result_pages
 from pose.config import VoteSetup
-from pose.data.cache import cache_root_of, open_cache
+from pose.data.cache import cache_root_of
 from pose.data.folder import read_test_images, refuse_input
 from pose.data.source import find_dataset
+from pose.data.streamed import Images
 from pose.data.submission import Submission, read_submission
+from pose.data.survey import OPENERS
 from pose.device import describe, keep_freed_memory, pick_device, pick_precision
 from pose.display import Display
 from pose.ensembling import diversity
@@ -428,16 +430,16 @@ def _decode(
     decodings: Sequence[tuple[Framing, bool]],
     setup: VoteSetup,
     display: Display,
-) -> tuple[dict[tuple[Framing, bool], torch.Tensor], torch.Tensor, str]:
+) -> tuple[dict[tuple[Framing, bool], Images], torch.Tensor, str]:
     """The test images `(N, 3, S, S)` of each decoding, the rows that can be read, a digest.
 
     The digest is that of ids and contents.
     """
     files = list(tests.values())
-    images: dict[tuple[Framing, bool], torch.Tensor] = {}
+    images: dict[tuple[Framing, bool], Images] = {}
     bad: dict[int, str] = {}
     for framing, obey_exif in decodings:
-        cache = open_cache(
+        cache = OPENERS[setup.cache](
             files,
             framing,
             cache_root=cache_root_of(setup.cache_root),

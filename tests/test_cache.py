@@ -301,7 +301,8 @@ def test_orientation_is_part_of_the_key(files, tmp_path):
 def test_disk_without_room_is_said_before_anything_is_written(files, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(InputError, match=r"must have room for 0.0 MB .*\(disk full\)"):
+    expected = r"must have room for 0.0 MB .*\(disk full\).*: --cache stream$"
+    with pytest.raises(InputError, match=expected):
         open_cache(files, 12, cache_root=tmp_path / "cache")
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 

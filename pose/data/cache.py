@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from pose.data.decoding import Decoding
+from pose.data.streamed import Images
 from pose.errors import InputError, one_line
 from pose.files import (
     check_room,
@@ -57,6 +59,9 @@ CHUNK = 16
 INDEX = "index.json"
 PIXELS = "images.u8"
 
+# What else can be done where there is no room.
+ADVICE = ", or decode them while they are needed: --cache stream"
+
 # Shows that `done` of `total` images are decoded.
 Progress = Callable[[int, int], None]
 
@@ -67,7 +72,8 @@ class ImageCache:
 
     Attributes:
         images: `(N, 3, S, S)` uint8, S the framing's canvas. Memory-mapped: reading rows fills the
-            system's page cache, not the process's own memory. Rows of bad files must not be used.
+            system's page cache, not the process's own memory; or streamed. Rows of bad files must
+            not be used.
         digests: SHA-256 of each file's bytes, hexadecimal.
         bad: why a file could not be decoded, by row.
         folder: where it is on disk. What is made of the pixels may be kept there: it goes when they
@@ -75,36 +81,15 @@ class ImageCache:
         notes: what a person should know about it, in lines.
     """
 
-    images: torch.Tensor
+    images: Images
     digests: tuple[str, ...]
     bad: dict[int, str]
     folder: Path
     notes: tuple[str, ...] = ()
 
 
-class _DamagedError(Exception):
+class DamagedError(Exception):
     """A cache that is there and must not be used; the message says why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Request:
-    """What was asked for: the files in a framing, turned as they ask, or not."""
-
-    files: Sequence[Path]
-    framing: Framing
-    obey_exif: bool
-
-    @property
-    def size(self) -> int:
-        return self.framing.canvas
-
-    @property
-    def image_bytes(self) -> int:
-        return 3 * self.size**2
-
-    @property
-    def num_bytes(self) -> int:
-        return len(self.files) * self.image_bytes
 
 
 def default_cache_root() -> Path:
@@ -144,26 +129,26 @@ def open_cache(
         InputError: the cache's folder cannot be written to, or its disk has no room.
     """
     root = cache_root or default_cache_root()
-    request = _Request(files, as_framing(size), obey_exif)
+    decoding = Decoding(files, as_framing(size), obey_exif)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        folder = root / _key(request)
-        with contextlib.suppress(_DamagedError):
-            if found := _find(folder, request):
+        folder = root / key_of(decoding)
+        with contextlib.suppress(DamagedError):
+            if found := _find(folder, decoding):
                 return found
         with contextlib.ExitStack() as lock:
             lock.enter_context(locked(root / f"{folder.name}.lock"))
             notes: tuple[str, ...] = ()
             try:
-                if found := _find(folder, request):
+                if found := _find(folder, decoding):
                     return found
-            except _DamagedError as error:
+            except DamagedError as error:
                 notes = (f"the decoded images in {folder} are made anew: {error}",)
-            index = _build(folder, request, num_workers or os.cpu_count() or 1, progress)
+            index = _build(folder, decoding, num_workers or os.cpu_count() or 1, progress)
             # Waiting for the disk takes longer than decoding; the lock is kept until then.
             args = (folder, index, lock.pop_all())
             threading.Thread(target=_save, args=args, name="save cache").start()
-            return dataclasses.replace(_open(folder, request, index), notes=notes)
+            return dataclasses.replace(_open(folder, decoding, index), notes=notes)
     except OSError as error:
         raise InputError(
             f"cache_root must be a folder that can be written to, got {str(root)[:200]!r} "
@@ -171,49 +156,49 @@ def open_cache(
         ) from error
 
 
-def _find(folder: Path, request: _Request) -> ImageCache | None:
+def _find(folder: Path, decoding: Decoding) -> ImageCache | None:
     """The cache in `folder`; None if there is none, or only what an interrupted build left.
 
     Raises:
-        _DamagedError: it must not be used.
+        DamagedError: it must not be used.
     """
     try:
         index = json.loads(read_bytes(folder / INDEX))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise _DamagedError(f"{INDEX} cannot be read ({type(error).__name__})") from None
-    _check_index(index, len(request.files))
+        raise DamagedError(f"{INDEX} cannot be read ({type(error).__name__})") from None
+    check_index(index, len(decoding.files), ("checksums", "changed"))
     try:
         found = (folder / PIXELS).stat().st_size
     except OSError as error:
-        raise _DamagedError(f"{PIXELS}: {reason_of(error)}") from None
-    if found != request.num_bytes:
-        raise _DamagedError(f"{PIXELS} has {found} bytes instead of {request.num_bytes}")
-    _check_files(request.files, index)
-    cache = _open(folder, request, index)
-    _check_pixels(cache, index, request)
+        raise DamagedError(f"{PIXELS}: {reason_of(error)}") from None
+    if found != decoding.num_bytes:
+        raise DamagedError(f"{PIXELS} has {found} bytes instead of {decoding.num_bytes}")
+    check_files(decoding.files, index)
+    cache = _open(folder, decoding, index)
+    _check_pixels(cache, index, decoding)
     return cache
 
 
-def _check_index(index: Any, num_files: int) -> None:
-    """Check what an index says.
+def check_index(index: Any, num_files: int, numbers: Sequence[str]) -> None:
+    """Check what an index says: digests, reasons of bad files, and `numbers` of each file.
 
     Raises:
-        _DamagedError: not what `_build` returns.
+        DamagedError: not what was written.
     """
     try:
         is_whole = (
-            all(len(index[key]) == num_files for key in ("digests", "checksums", "changed"))
+            all(len(index[key]) == num_files for key in ("digests", *numbers))
             and all(isinstance(digest, str) for digest in index["digests"])
-            and all(isinstance(n, int) for n in (*index["checksums"], *index["changed"]))
+            and all(isinstance(n, int) for key in numbers for n in index[key])
             and all(0 <= int(row) < num_files for row in index["bad"])
             and all(isinstance(reason, str) for reason in index["bad"].values())
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         is_whole = False
     if not is_whole:
-        raise _DamagedError(f"{INDEX} is damaged")
+        raise DamagedError(f"{INDEX} is damaged")
 
 
 def spread_rows(count: int, limit: int) -> list[int]:
@@ -221,35 +206,35 @@ def spread_rows(count: int, limit: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(count, limit)).astype(int).tolist()))
 
 
-def _check_files(files: Sequence[Path], index: dict[str, Any]) -> None:
+def check_files(files: Sequence[Path], index: dict[str, Any]) -> None:
     """Check files that seem changed, and a sample of the others.
 
     Raises:
-        _DamagedError: a file has other bytes than those that were decoded.
+        DamagedError: a file has other bytes than those that were decoded.
     """
-    suspects = {row for row, path in enumerate(files) if _changed(path) != index["changed"][row]}
+    suspects = {row for row, path in enumerate(files) if changed_at(path) != index["changed"][row]}
     for row in sorted(suspects | set(spread_rows(len(files), NUM_SAMPLES))):
         try:
             digest = hashlib.sha256(read_bytes(files[row])).hexdigest()
         except OSError:
             digest = ""
         if digest != index["digests"][row]:
-            raise _DamagedError(f"{files[row].name} has other bytes than when it was decoded")
+            raise DamagedError(f"{files[row].name} has other bytes than when it was decoded")
 
 
-def _check_pixels(cache: ImageCache, index: dict[str, Any], request: _Request) -> None:
+def _check_pixels(cache: ImageCache, index: dict[str, Any], decoding: Decoding) -> None:
     """Check a sample of the pixels.
 
     Raises:
-        _DamagedError: pixels are not those that were decoded.
+        DamagedError: pixels are not those that were decoded.
     """
-    limit = max(NUM_SAMPLES, CHECKED_BYTES // request.image_bytes)
-    for row in spread_rows(len(request.files), limit):
+    limit = max(NUM_SAMPLES, CHECKED_BYTES // decoding.image_bytes)
+    for row in spread_rows(len(decoding.files), limit):
         if zlib.crc32(cache.images[row].numpy().data) != index["checksums"][row]:
-            raise _DamagedError(f"the pixels of {request.files[row].name} are damaged")
+            raise DamagedError(f"the pixels of {decoding.files[row].name} are damaged")
 
 
-def _changed(path: Path) -> int:
+def changed_at(path: Path) -> int:
     """When a file's bytes or name last changed, by the system's clock: no program can set it."""
     try:
         return path.stat().st_ctime_ns
@@ -257,9 +242,9 @@ def _changed(path: Path) -> int:
         return 0
 
 
-def _open(folder: Path, request: _Request, index: dict[str, Any]) -> ImageCache:
+def _open(folder: Path, decoding: Decoding, index: dict[str, Any]) -> ImageCache:
     # Copy on write: torch asks for writable memory, and the file must never change.
-    shape = (len(request.files), 3, request.size, request.size)
+    shape = (len(decoding.files), 3, decoding.size, decoding.size)
     pixels = np.memmap(folder / PIXELS, dtype=np.uint8, mode="c", shape=shape)
     return ImageCache(
         images=torch.from_numpy(pixels),
@@ -269,11 +254,12 @@ def _open(folder: Path, request: _Request, index: dict[str, Any]) -> ImageCache:
     )
 
 
-def _key(request: _Request) -> str:
-    turned = "" if request.obey_exif else " as stored"
-    framed = "" if request.framing.rule == "resize" else f" {request.framing.rule}"
-    digest = hashlib.sha256(f"{FORMAT} {request.size}{turned}{framed}".encode())
-    for path in request.files:
+def key_of(decoding: Decoding) -> str:
+    """A name for what comes of files: others have other paths, sizes or times of modification."""
+    turned = "" if decoding.obey_exif else " as stored"
+    framed = "" if decoding.framing.rule == "resize" else f" {decoding.framing.rule}"
+    digest = hashlib.sha256(f"{FORMAT} {decoding.size}{turned}{framed}".encode())
+    for path in decoding.files:
         try:
             stat = path.stat()
             version = f"{stat.st_size}\0{stat.st_mtime_ns}"
@@ -281,11 +267,11 @@ def _key(request: _Request) -> str:
             # A link to nowhere: one of the bad files, like everything that cannot be read.
             version = "unreadable"
         digest.update(b"\n" + os.fsencode(path.absolute()) + f"\0{version}".encode())
-    return f"{digest.hexdigest()[:20]}-{request.size}px"
+    return f"{digest.hexdigest()[:20]}-{decoding.size}px"
 
 
 def _build(
-    folder: Path, request: _Request, num_workers: int, progress: Progress | None
+    folder: Path, decoding: Decoding, num_workers: int, progress: Progress | None
 ) -> dict[str, Any]:
     """Decode the files into the cache's pixels; returns what its index has to say.
 
@@ -297,11 +283,11 @@ def _build(
     """
     # What an interrupted build left behind; the lock says that nobody else is at work in it.
     _remove(folder)
-    room = (folder.parent, request.num_bytes, "cache_root", "decoded images")
+    room = (folder.parent, decoding.num_bytes, "cache_root", "decoded images", ADVICE)
     check_room(*room)
     try:
         folder.mkdir(parents=True)
-        return _decode_all(folder, request, num_workers, progress)
+        return _decode_all(folder, decoding, num_workers, progress)
     except BaseException as error:
         _remove(folder)
         if isinstance(error, OSError) and is_full(error):
@@ -319,14 +305,14 @@ def _remove(folder: Path) -> None:
 
 
 def _decode_all(
-    folder: Path, request: _Request, num_workers: int, progress: Progress | None
+    folder: Path, decoding: Decoding, num_workers: int, progress: Progress | None
 ) -> dict[str, Any]:
-    files, image_shape = request.files, (3, request.size, request.size)
+    files, image_shape = decoding.files, (3, decoding.size, decoding.size)
     image_bytes = math.prod(image_shape)
     digests = [""] * len(files)
     checksums = [0] * len(files)
     # Before they are read: a file that changes meanwhile is a suspect at once.
-    changed = [_changed(path) for path in files]
+    changed = [changed_at(path) for path in files]
     bad: dict[int, str] = {}
 
     thread = threading.local()
@@ -341,7 +327,7 @@ def _decode_all(
             try:
                 data = read_bytes(files[row])
                 digests[row] = hashlib.sha256(data).hexdigest()
-                chunk[place] = read_image(data, request.framing, request.obey_exif)
+                chunk[place] = read_image(data, decoding.framing, decoding.obey_exif)
             except (BadImageError, OSError) as error:
                 bad[row] = reason_of(error) if isinstance(error, OSError) else str(error)
                 chunk[place] = 0
@@ -352,7 +338,7 @@ def _decode_all(
         open(folder / PIXELS, "wb") as handle,
         concurrent.futures.ThreadPoolExecutor(num_workers) as pool,
     ):
-        _reserve(handle.fileno(), request.num_bytes)
+        _reserve(handle.fileno(), decoding.num_bytes)
         starts = range(0, len(files), CHUNK)
         tasks = [pool.submit(decode, range(len(files))[start : start + CHUNK]) for start in starts]
         try:

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pose.data.cache import Progress, open_cache
+from pose.data.cache import Progress
 from pose.data.folder import Dataset, dataset_digest, read_dataset
+from pose.data.streamed import Images, StreamedImages
+from pose.data.survey import OPENERS
 from pose.data.twin_table import TwinTable
 from pose.errors import first_few, printable
 from pose_models import Framing
@@ -19,7 +21,7 @@ class LoadedData:
 
     Attributes:
         dataset: the rows that can be used.
-        images: `(N, 3, S, S)` uint8, memory-mapped, S the framing's canvas.
+        images: `(N, 3, S, S)` uint8, memory-mapped or streamed, S the framing's canvas.
         rows: `(len(dataset.ids),)` int64, row of each id in `images`.
         contents: `(len(dataset.ids),)` digest of each image's file.
         digest: of ids, labels, contents and named groups.
@@ -29,7 +31,7 @@ class LoadedData:
     """
 
     dataset: Dataset
-    images: torch.Tensor
+    images: Images
     rows: np.ndarray
     digest: str
     contents: tuple[str, ...] = ()
@@ -73,7 +75,7 @@ class LoadedData:
 
     def on(self, device: torch.device) -> "LoadedData":
         """The same with the images in the memory of a CUDA device where they fit; else itself."""
-        if device.type != "cuda" or self.images.is_cuda:
+        if device.type != "cuda" or isinstance(self.images, StreamedImages) or self.images.is_cuda:
             return self
         free, _ = torch.cuda.mem_get_info(device)
         # What stays free is for the network's activations.
@@ -123,9 +125,14 @@ def decode_dataset(  # noqa: PLR0913 - those of `load_data`, by name
     num_workers: int = 0,
     progress: Progress | None = None,
     obey_exif: bool = True,
+    cache: str = "decoded",
 ) -> LoadedData:
-    """Decode the labelled images of a folder that was read, or some of them; see `load_data`."""
-    cache = open_cache(
+    """Decode the labelled images of a folder that was read, or some of them; see `load_data`.
+
+    Args:
+        cache: `decoded`, or `stream`: images are decoded when they are needed.
+    """
+    opened = OPENERS[cache](
         dataset.files,
         framing,
         cache_root=cache_root,
@@ -133,15 +140,15 @@ def decode_dataset(  # noqa: PLR0913 - those of `load_data`, by name
         progress=progress,
         obey_exif=obey_exif,
     )
-    rows = np.array([row for row in range(len(dataset.files)) if row not in cache.bad])
-    contents = tuple(cache.digests[row] for row in rows)
-    usable = dataset.without(cache.bad).with_copies(contents)
+    rows = np.array([row for row in range(len(dataset.files)) if row not in opened.bad])
+    contents = tuple(opened.digests[row] for row in rows)
+    usable = dataset.without(opened.bad).with_copies(contents)
     return LoadedData(
         dataset=usable,
-        images=cache.images,
+        images=opened.images,
         rows=rows,
         digest=dataset_digest(usable, contents),
         contents=contents,
-        notes=cache.notes,
-        folder=cache.folder,
+        notes=opened.notes,
+        folder=opened.folder,
     )

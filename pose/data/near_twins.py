@@ -9,11 +9,18 @@ mirrored, or cut by more than 2 % are not found: `benchmarks/reports/twins.md`.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
+
+from pose.data.streamed import Images
+from pose.files import atomic_path, read_bytes
 
 # Bits of 64. Half of each hash is set, so that two differ in an even number.
 MAX_DISTANCE = 10
@@ -32,7 +39,10 @@ _NUM_BANDS = 4
 # Images of a crowd that share a part of their hash are compared with so many of it. A crowd of
 # blank pages would be compared with all of itself otherwise.
 _WINDOW = 64
-_CHUNK = 512
+# Images whose hashes are computed together: elsewhere other roundings could come out.
+MARKS_CHUNK = 512
+# Beside decoded images.
+MARKS = "marks.npz"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,9 +63,18 @@ class Marks:
 
     def followed_by(self, other: "Marks") -> "Marks":
         """These images, then those."""
+        return Marks.joined([self, other])
+
+    @staticmethod
+    def joined(parts: "Sequence[Marks]") -> "Marks":
+        """The images of all parts, one part after the other."""
+        none = Marks(
+            hashes=np.empty(0, dtype=np.uint64),
+            thumbs=np.empty((0, 3 * _THUMB_SIDE**2), dtype=np.uint8),
+        )
         return Marks(
-            hashes=np.concatenate([self.hashes, other.hashes]),
-            thumbs=np.concatenate([self.thumbs, other.thumbs]),
+            hashes=np.concatenate([part.hashes for part in (none, *parts)]),
+            thumbs=np.concatenate([part.thumbs for part in (none, *parts)]),
         )
 
 
@@ -72,21 +91,47 @@ class Twins:
     distances: np.ndarray
 
 
-def marks_of(images: torch.Tensor, rows: np.ndarray) -> Marks:
+def marks_of(images: Images, rows: np.ndarray) -> Marks:
     """The marks of `images[rows]`.
 
     Args:
         images: `(N, 3, S, S)` uint8, of any S; may be memory-mapped.
         rows: `(n,)`.
     """
-    hashes = np.empty(len(rows), dtype=np.uint64)
-    thumbs = np.empty((len(rows), 3 * _THUMB_SIDE**2), dtype=np.uint8)
-    for start in range(0, len(rows), _CHUNK):
-        own = slice(start, start + _CHUNK)
-        small = F.adaptive_avg_pool2d(images[torch.from_numpy(rows[own])].float(), SIDE)
-        hashes[own] = _hash(small.numpy())
-        thumbs[own] = F.avg_pool2d(small, SIDE // _THUMB_SIDE).round().byte().flatten(1).numpy()
-    return Marks(hashes=hashes, thumbs=thumbs)
+    chunks = [rows[start : start + MARKS_CHUNK] for start in range(0, len(rows), MARKS_CHUNK)]
+    return Marks.joined([mark(shrink(images[torch.from_numpy(own)])) for own in chunks])
+
+
+def shrink(images: Tensor) -> Tensor:
+    """What is marked of images `(n, 3, S, S)` uint8: `(n, 3, SIDE, SIDE)` float32."""
+    return F.adaptive_avg_pool2d(images.float(), SIDE)
+
+
+def mark(small: Tensor) -> Marks:
+    """The marks of at most `MARKS_CHUNK` images, as `shrink` gives them."""
+    thumbs = F.avg_pool2d(small, SIDE // _THUMB_SIDE).round().byte().flatten(1).numpy()
+    return Marks(hashes=_hash(small.numpy()), thumbs=thumbs)
+
+
+def write_marks(path: Path, marks: Marks) -> None:
+    """Write marks atomically.
+
+    Raises:
+        InputError: they cannot be written.
+    """
+    with atomic_path(path) as partial, open(partial, "wb") as handle:
+        np.savez(handle, hashes=marks.hashes, thumbs=marks.thumbs)
+
+
+def read_marks(path: Path, num_images: int) -> Marks | None:
+    """Marks that were kept; None where there are none, or what is there is damaged."""
+    try:
+        # A zip file: each array has its checksum.
+        with np.load(io.BytesIO(read_bytes(path))) as kept:
+            marks = Marks(hashes=kept["hashes"], thumbs=kept["thumbs"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return marks if len(marks.hashes) == len(marks.thumbs) == num_images else None
 
 
 def _hash(small: np.ndarray) -> np.ndarray:
@@ -152,8 +197,8 @@ def _neighbours(
 def _shows_the_same(thumbs: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Whether the thumbnails of each pair `(K, 2)` are alike, `(K,)` bool."""
     alike = np.empty(len(pairs), dtype=bool)
-    for start in range(0, len(pairs), 16 * _CHUNK):
-        own = slice(start, start + 16 * _CHUNK)
+    for start in range(0, len(pairs), 16 * MARKS_CHUNK):
+        own = slice(start, start + 16 * MARKS_CHUNK)
         one, other = (_centred(thumbs[pairs[own, side]]) for side in (0, 1))
         products = np.einsum("nd,nd->n", one, other)
         norms = np.einsum("nd,nd->n", one, one) * np.einsum("nd,nd->n", other, other)

@@ -10,8 +10,9 @@ from pose.config import Recipe
 from pose.data.cache import Progress
 from pose.data.exclusion import match_excluded
 from pose.data.folder import Dataset, read_dataset
-from pose.data.loaded import LoadedData, load_data
+from pose.data.loaded import LoadedData, decode_dataset
 from pose.data.split import split_rows
+from pose.data.streamed import Images
 from pose.data.twin_search import group_twins
 from pose.member_key import MemberKey
 from pose_models import Framing
@@ -22,7 +23,8 @@ class TrainingData:
     """Images and labels of one split, on the device that trains.
 
     Attributes:
-        images: `(N, 3, S, S)` uint8, S the framing's canvas, on the device or memory-mapped.
+        images: `(N, 3, S, S)` uint8, S the framing's canvas, on the device, memory-mapped or
+            streamed.
         labels: `(N,)` int64, on the device.
         train_rows: `(num_train,)` int64 rows of `images` that train, on the CPU.
         val_rows: `(num_val,)` that validate.
@@ -31,7 +33,7 @@ class TrainingData:
         mirrors: `(num_classes,)` int64 class of each class's mirror image, -1: never flipped.
     """
 
-    images: Tensor
+    images: Images
     labels: Tensor
     train_rows: Tensor
     val_rows: Tensor
@@ -50,16 +52,29 @@ def load_recipe_data(
     cache_root: Path | None = None,
     num_workers: int = 0,
     progress: Progress | None = None,
+    cache: str = "decoded",
 ) -> LoadedData:
     """A data folder, decoded and grouped as the recipe says, without what it excludes.
+
+    Args:
+        cache: `decoded`, or `stream`: images are decoded when they are needed.
 
     Raises:
         InputError: nothing to train on, contradictions in the folder, or `exclude` cannot be used.
     """
     # Before anything is decoded: a mistake in it should not be heard of minutes later.
-    excluded = () if recipe.exclude is None else excluded_ids(recipe, read_dataset(folder))
-    obey_exif = recipe.exif == "obey"
-    loaded = load_data(folder, framing_of(recipe), cache_root, num_workers, progress, obey_exif)
+    dataset = read_dataset(folder)
+    excluded = excluded_ids(recipe, dataset)
+    dataset.raise_if_fatal()
+    loaded = decode_dataset(
+        dataset,
+        framing_of(recipe),
+        cache_root=cache_root,
+        num_workers=num_workers,
+        progress=progress,
+        obey_exif=recipe.exif == "obey",
+        cache=cache,
+    )
     loaded = loaded.excluding(excluded) if excluded else loaded
     return group_twins(loaded) if recipe.group_near_twins else loaded
 

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +13,18 @@ from pose.data.cache import ImageCache
 from pose.data.folder import Dataset, check_images
 from pose.data.groups import join
 from pose.data.loaded import LoadedData
-from pose.data.near_twins import SIDE, Marks, find_twins, marks_of
+from pose.data.near_twins import (
+    MARKS,
+    SIDE,
+    Marks,
+    find_twins,
+    marks_of,
+    read_marks,
+    write_marks,
+)
+from pose.data.streamed import Images
 from pose.data.twin_table import TwinTable, tabulate
 from pose.errors import InputError
-from pose.files import atomic_path, read_bytes
-
-# Beside the decoded images.
-MARKS = "marks.npz"
 
 
 def group_twins(loaded: LoadedData) -> LoadedData:
@@ -48,7 +51,7 @@ def with_twins(loaded: LoadedData, recipe: Recipe, tests: ImageCache | None) -> 
     return dataclasses.replace(loaded, dataset=dataset, twins=table)
 
 
-def kept_marks(images: torch.Tensor, folder: Path | None) -> Marks:
+def kept_marks(images: Images, folder: Path | None) -> Marks:
     """The marks of decoded images, made once and kept beside them.
 
     Args:
@@ -56,29 +59,14 @@ def kept_marks(images: torch.Tensor, folder: Path | None) -> Marks:
         folder: where the decoded images are; None: nothing is kept.
     """
     path = None if folder is None else folder / MARKS
-    if path is not None and (marks := _read_marks(path, len(images))) is not None:
+    if path is not None and (marks := read_marks(path, len(images))) is not None:
         return marks
     marks = marks_of(images, np.arange(len(images)))
     if path is not None:
         # They are made anew next time where they cannot be kept.
-        with (
-            contextlib.suppress(InputError),
-            atomic_path(path) as partial,
-            open(partial, "wb") as handle,
-        ):
-            np.savez(handle, hashes=marks.hashes, thumbs=marks.thumbs)
+        with contextlib.suppress(InputError):
+            write_marks(path, marks)
     return marks
-
-
-def _read_marks(path: Path, num_images: int) -> Marks | None:
-    """Marks that were kept; None where there are none, or what is there is damaged."""
-    try:
-        # A zip file: each array has its checksum.
-        with np.load(io.BytesIO(read_bytes(path))) as kept:
-            marks = Marks(hashes=kept["hashes"], thumbs=kept["thumbs"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    return marks if len(marks.hashes) == len(marks.thumbs) == num_images else None
 
 
 def check_all(

@@ -18,6 +18,7 @@ class SeedJob:
         run: name of the run that it belongs to.
         fold: the fold that validates it, counted from 1; 0: the recipe has no folds.
         dataset: the data folder.
+        cache: `decoded`, or `stream`: images are decoded when they are needed.
         output: the member's own folder; a checkpoint in it is continued.
         threads: of the CPU; 0: as many as torch takes.
         time_limit: seconds for all of its epochs, instead of the recipe's number of epochs.
@@ -31,6 +32,7 @@ class SeedJob:
     output: Path
     cache_root: Path | None = None
     num_workers: int = 0
+    cache: str = "decoded"
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0

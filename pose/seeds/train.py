@@ -41,7 +41,12 @@ def load_job_data(job: SeedJob, display: Display) -> LoadedData:
         InputError: nothing to train on, or contradictions in the folder.
     """
     return load_recipe_data(
-        job.dataset, job.recipe, job.cache_root, job.num_workers, display.cache_progress
+        job.dataset,
+        job.recipe,
+        job.cache_root,
+        job.num_workers,
+        display.cache_progress,
+        job.cache,
     )
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pose.data.streamed import Images
 from pose.training.jpeg import compress
 from pose.training.operations import (
     GRAY_WEIGHTS,
@@ -153,7 +154,7 @@ class AugmentParams:
     jpeg_quality: Tensor | None = None
 
 
-def gather(images: Tensor, rows: Tensor, device: torch.device) -> Tensor:
+def gather(images: Images, rows: Tensor, device: torch.device) -> Tensor:
     """The images at `rows` `(n,)`, on `device`."""
     return images.index_select(0, rows.to(images.device)).to(device)
 

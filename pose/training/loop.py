@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pose import metrics
 from pose.config import Recipe
+from pose.data.streamed import decoding_ahead
 from pose.display import BatchProgress
 from pose.errors import DivergedError
 from pose.history import Row
@@ -137,7 +138,7 @@ def train_one_epoch(step: Step, pace: Pace, stop: Stop, progress: BatchProgress)
     losses = torch.zeros(len(batches), device=device)
     confusion = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
     learning_rate = 0.0
-    for number, rows in enumerate(batches):
+    for number, rows in enumerate(decoding_ahead(data.images, batches)):
         if stop():
             return None
         done = pace.progress(number / len(batches))

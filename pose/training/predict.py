@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pose import metrics
+from pose.data.streamed import Images, decoding_ahead
 from pose.display import BatchProgress
 from pose.history import Row
 from pose.training.augment import gather
@@ -16,7 +17,7 @@ from pose.training.augment import gather
 @torch.inference_mode()
 def predict_logits(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     rows: Tensor,
     precision: torch.dtype,
     *,
@@ -37,7 +38,7 @@ def predict_logits(
     # Copied once, not in every batch.
     batches = rows.to(images.device).split(batch_size)
     logits = []
-    for done, batch_rows in enumerate(batches, start=1):
+    for done, batch_rows in enumerate(decoding_ahead(images, batches), start=1):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
             logits.append(model(gather(images, batch_rows, device)))
         progress(done, len(batches))
@@ -59,10 +60,10 @@ def score_logits(logits: Tensor, labels: Tensor, split: str) -> Row:
 
 
 def batches_of_images(
-    images: Tensor, rows: Tensor, device: torch.device, batch_size: int = 256
+    images: Images, rows: Tensor, device: torch.device, batch_size: int = 256
 ) -> Iterator[Tensor]:
     """The images at `rows` in batches on `device`, `(n, 3, S, S)` uint8."""
-    for batch_rows in rows.split(batch_size):
+    for batch_rows in decoding_ahead(images, rows.split(batch_size)):
         yield gather(images, batch_rows, device)
 
 
