@@ -153,6 +153,11 @@ class AugmentParams:
     blur_sigma: Tensor | None = None
     jpeg_quality: Tensor | None = None
 
+    def at(self, positions: Tensor) -> "AugmentParams":
+        """The parameters of the images at `positions` `(m,)`."""
+        found = {name: v[positions] for name, v in vars(self).items() if isinstance(v, Tensor)}
+        return dataclasses.replace(self, **found)
+
 
 def gather(images: Images, rows: Tensor, device: torch.device) -> Tensor:
     """The images at `rows` `(n,)`, on `device`."""

@@ -18,7 +18,7 @@ from pose.display import BatchProgress
 from pose.errors import DivergedError
 from pose.history import Row
 from pose.stop import Stop
-from pose.training.optimization import ema_decay_at, freeze_all_but_head, learning_rate_at
+from pose.training.optimization import ema_decay_at, learning_rate_at
 from pose.training.predict import predict_logits, score_logits
 from pose.training.state import TrainState
 from pose.training.step import Step, split_batches
@@ -125,10 +125,7 @@ def train_one_epoch(step: Step, pace: Pace, stop: Stop, progress: BatchProgress)
         original.
     """
     state, data, num_classes = step.state, step.data, step.num_classes
-    state.model.train()
-    if step.recipe.freeze_epochs:
-        is_frozen = state.num_epochs_done < step.recipe.freeze_epochs
-        freeze_all_but_head(state.model, is_frozen)
+    step.begin_epoch(state.num_epochs_done)
     device = state.device
     order = data.train_rows[torch.randperm(len(data.train_rows), generator=state.shuffle_generator)]
     # Copied once, not in every step.

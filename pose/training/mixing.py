@@ -4,6 +4,7 @@ All draws come from a generator on that device and stay there: the host reads no
 step that mixes waits for nothing and can be captured in a CUDA graph.
 """
 
+import dataclasses
 import math
 
 import torch
@@ -15,6 +16,63 @@ from pose.config import Recipe
 # Marsaglia and Tsang's method accepts 95 % of its candidates or more: none of eight is accepted
 # once in 10^10 draws, and then the first is used.
 GAMMA_ATTEMPTS = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mixing:
+    """What happens to the images of a batch; applying it draws nothing.
+
+    Attributes:
+        erasing: `(n, 5)` draws in 0..1 of each image; None: none is erased.
+        erasing_probability: of each image.
+        own_part: what part of each pixel stays the image's own, `(1, 1, H, W)` or `(1, 1, 1, 1)`;
+            None: images are not mixed.
+    """
+
+    erasing: Tensor | None
+    erasing_probability: float
+    own_part: Tensor | None
+
+    def at(self, positions: Tensor) -> "Mixing":
+        """What happens to the images at `positions` `(m,)`."""
+        if self.erasing is None:
+            return self
+        return dataclasses.replace(self, erasing=self.erasing[positions])
+
+    def erase(self, images: Tensor) -> Tensor:
+        """`images` `(n, 3, H, W)`, of some a rectangle filled with their mean colour."""
+        if self.erasing is None:
+            return images
+        return _erase(images, self.erasing, self.erasing_probability)
+
+    def mix(self, images: Tensor, neighbours: Tensor | None = None) -> Tensor:
+        """Images `(m, 3, H, W)`, each with its neighbour; default: of a whole batch."""
+        if self.own_part is None:
+            return images
+        if neighbours is None:
+            # Each image with the one before it: batches are shuffled already.
+            neighbours = images.roll(1, dims=0)
+        return torch.lerp(neighbours, images, self.own_part)
+
+    def mix_targets(self, labels: Tensor, num_classes: int) -> Tensor:
+        """The targets of a whole batch with these labels, `(n,)` or soft ones."""
+        if self.own_part is None:
+            return labels
+        is_soft = labels.is_floating_point()
+        one_hot = labels if is_soft else F.one_hot(labels, num_classes).float()
+        return torch.lerp(one_hot.roll(1, dims=0), one_hot, self.own_part.mean())
+
+
+def sample_mixing(
+    num_images: int, shape: tuple[int, int], recipe: Recipe, generator: torch.Generator
+) -> Mixing:
+    """What the recipe asks for, drawn for so many images of height and width `shape`."""
+    erasing = own_part = None
+    if recipe.random_erasing:
+        erasing = torch.rand(num_images, 5, generator=generator, device=generator.device)
+    if recipe.mixup_alpha or recipe.cutmix_alpha:
+        own_part = _sample_own_part(recipe, shape, generator)
+    return Mixing(erasing=erasing, erasing_probability=recipe.random_erasing, own_part=own_part)
 
 
 def mix_batch(
@@ -30,16 +88,8 @@ def mix_batch(
         images `(n, 3, H, W)`; targets: `labels`, `(n,)` or soft ones `(n, num_classes)`; of the
         latter form, float32, if mixed.
     """
-    if recipe.random_erasing:
-        images = _erase(images, recipe.random_erasing, generator)
-    if not (recipe.mixup_alpha or recipe.cutmix_alpha):
-        return images, labels
-    own = _sample_own_part(recipe, images.shape[-2:], generator)
-    is_soft = labels.is_floating_point()
-    one_hot = labels if is_soft else F.one_hot(labels, num_classes).float()
-    # Each image with its neighbour: batches are shuffled already.
-    mixed = torch.lerp(images.roll(1, dims=0), images, own)
-    return mixed, torch.lerp(one_hot.roll(1, dims=0), one_hot, own.mean())
+    mixing = sample_mixing(len(images), images.shape[-2:], recipe, generator)
+    return mixing.mix(mixing.erase(images)), mixing.mix_targets(labels, num_classes)
 
 
 def _sample_own_part(recipe: Recipe, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -83,9 +133,7 @@ def sample_beta(alpha: float, generator: torch.Generator) -> Tensor:
     return (log_gamma[0] - log_gamma[1]).sigmoid().float()
 
 
-def _erase(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    n, device = len(images), images.device
-    draws = torch.rand(n, 5, generator=generator, device=device)
+def _erase(images: Tensor, draws: Tensor, probability: float) -> Tensor:
     area = 0.02 + 0.18 * draws[:, 1]
     ratio = torch.exp(math.log(3.3) * (2 * draws[:, 2] - 1))
     size = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=1)

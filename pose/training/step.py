@@ -1,6 +1,7 @@
 """One training step: rows to an augmented batch, forward, backward, optimizer, average."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,15 @@ from pose.config import Recipe
 from pose.data.tensors import TrainingData, framing_of
 from pose.errors import InputError, one_line
 from pose.training import optimization
-from pose.training.augment import PRESETS, augment_batch, gather, sample_params, take_windows
-from pose.training.mixing import mix_batch
+from pose.training.augment import (
+    PRESETS,
+    AugmentParams,
+    augment_batch,
+    gather,
+    sample_params,
+    take_windows,
+)
+from pose.training.mixing import Mixing, sample_mixing
 from pose.training.state import TrainState
 
 
@@ -50,6 +58,13 @@ class Step:
         if state.ema is not None:
             self.average = MovingAverage(state.ema, state.model)
 
+    def begin_epoch(self, num_epochs_done: int) -> None:
+        """Have the model train, as far as it does after so many epochs."""
+        self.state.model.train()
+        if self.recipe.freeze_epochs:
+            is_frozen = num_epochs_done < self.recipe.freeze_epochs
+            optimization.freeze_all_but_head(self.state.model, is_frozen)
+
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of the next step."""
         optimization.set_learning_rate(self.state.optimizer, rate)
@@ -84,7 +99,6 @@ class Step:
         Raises:
             InputError: memory is not enough for a single image.
         """
-        state, clip_grad_norm = self.state, self.recipe.clip_grad_norm
         done = None
         while done is None:
             try:
@@ -98,14 +112,17 @@ class Step:
             if done is None:
                 # Only here is nothing left that holds what the failed part had computed.
                 self._halve_parts(len(images))
-        loss, logits = done
+        self._apply_gradients()
+        return done
+
+    def _apply_gradients(self) -> None:
+        state, clip_grad_norm = self.state, self.recipe.clip_grad_norm
         if clip_grad_norm:
             nn.utils.clip_grad_norm_(state.model.parameters(), clip_grad_norm)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update()
-        return loss, logits
 
     @property
     def _part_size(self) -> int:
@@ -198,28 +215,72 @@ class MovingAverage:
 
 
 def training_batch(
-    data: TrainingData, rows: Tensor, recipe: Recipe, generator: torch.Generator
+    data: TrainingData,
+    rows: Tensor,
+    recipe: Recipe,
+    generator: torch.Generator,
+    own: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The augmented images of `rows` with their labels and targets.
 
+    Args:
+        own: positions in `rows`, `(m,)`, of the images that are wanted; default: all. The others
+            are drawn for, and that is all.
+
     Returns:
-        images `(n, 3, image_size, image_size)` float32 in 0..1; labels `(n,)` int64 after flips;
-        targets: the labels, or `(n, num_classes)` float32 where images were mixed or soft labels
-            are learned.
+        images `(m, 3, image_size, image_size)` float32 in 0..1; labels `(n,)` int64 of all rows
+        after flips; targets of the images: the labels, or `(m, num_classes)` float32 where images
+            were mixed or soft labels are learned.
     """
-    device = data.labels.device
-    images, labels = gather(data.images, rows, device), data.labels[rows.to(device)]
+    device, size = data.labels.device, recipe.image_size
+    labels = data.labels[rows.to(device)]
     params = sample_params(PRESETS[recipe.augmentation], labels, data.mirrors, generator)
     if recipe.framing == "crop":
         params = take_windows(params, framing_of(recipe), generator)
-    images = augment_batch(images, params, recipe.image_size)
+    mixing = sample_mixing(len(rows), (size, size), recipe, generator)
     labels = torch.where(params.is_flipped, data.mirrors[labels], labels)
     targets = labels
     if data.soft_labels is not None:
         soft = mirror_soft(data.soft_labels[rows.to(device)], params.is_flipped, data.mirrors)
         targets = soft_targets(soft, labels, recipe.distil_weight)
-    images, targets = mix_batch(images, targets, len(data.mirrors), recipe, generator)
-    return images, labels, targets
+    targets = mixing.mix_targets(targets, len(data.mirrors))
+    batch = Drawn(data, rows, params, mixing, size)
+    if own is None:
+        return mixing.mix(batch.images()), labels, targets
+    return batch.mixed_images(own), labels, targets[own.to(device)]
+
+
+class Drawn(NamedTuple):
+    """A batch whose parameters are drawn, and whose images are yet to be made."""
+
+    data: TrainingData
+    rows: Tensor
+    params: AugmentParams
+    mixing: Mixing
+    image_size: int
+
+    def images(self) -> Tensor:
+        """All images before they are mixed."""
+        images = gather(self.data.images, self.rows, self.data.labels.device)
+        return self.mixing.erase(augment_batch(images, self.params, self.image_size))
+
+    def at(self, positions: Tensor) -> "Drawn":
+        """The part of the batch at `positions` `(m,)`."""
+        there = positions.to(self.data.labels.device)
+        return self._replace(
+            rows=self.rows[positions.to(self.rows.device)],
+            params=self.params.at(there),
+            mixing=self.mixing.at(there),
+        )
+
+    def mixed_images(self, own: Tensor) -> Tensor:
+        """The images at `own` `(m,)`, mixed with their neighbours in the batch."""
+        if self.mixing.own_part is None:
+            return self.at(own).images()
+        before = (own - 1) % len(self.rows)
+        needed, places = torch.cat([own, before]).unique(return_inverse=True)
+        images = self.at(needed).images()
+        return self.mixing.mix(images[places[: len(own)]], images[places[len(own) :]])
 
 
 def soft_targets(soft: Tensor, labels: Tensor, weight: float) -> Tensor:
