@@ -1,6 +1,6 @@
 """Lets the registered members of runs vote on the test images."""
 
-from pathlib import Path
+import os
 from typing import Any
 
 import click
@@ -28,7 +28,8 @@ def main(**arguments: Any) -> None:
 
 def next_command(setup: VoteSetup, project: str | None) -> str:
     """Scoring where the truth is known, else what there is by now."""
-    if setup.dataset is None or not (Path(setup.dataset) / "test_solution.csv").exists():
+    truth = os.path.join(setup.dataset or "", "test_solution.csv")
+    if setup.dataset is None or not os.path.exists(truth):
         return command_line("runs", project)
     options = {"command": "score", "dataset": setup.dataset, "predictions": setup.out_path}
     return command_line("data", project, **options)

@@ -7,6 +7,7 @@ A field `batch_size` is the option `--batch-size`, also written `--batch_size`, 
 import dataclasses
 import gc
 import os
+import re
 import sys
 import types
 import typing
@@ -56,14 +57,41 @@ class _Value(click.ParamType):  # type: ignore[type-arg] # generic in newer vers
             if self.annotation is bool:
                 return _BOOLEANS[value.lower()]
             if self.is_list:
-                return tuple(int(part) for part in value.split(","))
+                return tuple(_whole_number(part) for part in value.split(","))
+            if self.annotation is int:
+                return _whole_number(value)
+            if self.annotation is float:
+                return _number(value)
             return self.annotation(value)
         except (ValueError, KeyError):
             expected = {"bool": "true or false", "int,int": "whole numbers joined by commas"}
             kind = {"int": "a whole number", "float": "a number"}.get(self.name, self.name)
+            shown = value if len(value) <= 100 else f"{value[:100]}..."
             raise InputError(
-                f"{param.name} must be {expected.get(self.name, kind)}, got {value!r}"
+                f"{param.name} must be {expected.get(self.name, kind)}, got {shown!r}"
             ) from None
+
+
+def _whole_number(text: str) -> int:
+    """Digits as everybody types them: Python would take `1_2` for 12, and other alphabets' digits.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if not re.fullmatch(r"\s*[+-]?[0-9]{1,30}\s*", text):
+        raise ValueError(text)
+    return int(text)
+
+
+def _number(text: str) -> float:
+    """A decimal number; the same characters mean the same as in a whole one.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if "_" in text or not text.isascii():
+        raise ValueError(text)
+    return float(text)
 
 
 def option(

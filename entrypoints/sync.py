@@ -16,10 +16,11 @@ def main(**arguments: Any) -> None:
     setup = Setup(**fields_given(Setup, arguments))
     # Imported here: --help need not wait for torch and MLflow.
     from pose.console import Console
-    from pose.sync import send_waiting
+    from pose.sync import check_root, send_waiting
     from pose.tracking import Tracker
 
     console = Console()
+    check_root(Path(setup.output_root))
     tracker = Tracker(take_mlflow_run_id(), say=console.say)
     num_sent = send_waiting(Path(setup.output_root), tracker, console)
     console.say(

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from pose.ensembling.comparison import Comparison, Contestant, Side, compare, me
 from pose.ensembling.held_out import groups_of
 from pose.ensembling.members import RegisteredMember
 from pose.errors import InputError, first_few
-from pose.files import file_to_write, make_folder, write_text
+from pose.files import file_to_write, make_folder, refuse_foreign, write_text
 from pose.reports.notes import describe_comparison
 from pose.result_pages import unfitted, write_page
 from pose.results import Compared, Further
@@ -74,8 +75,9 @@ def compare_runs(setup: CompareSetup, tracker: Tracker, display: Display) -> Com
 
 def _files_to_write(folder: Path) -> dict[str, Path]:
     """What is written into `folder`, which is made, by name."""
-    make_folder(folder)
     names = (compare_page.NAME, "comparison.json", "comparison.csv")
+    refuse_foreign(folder, names, "comparison.json", "out_dir")
+    make_folder(folder)
     return {name: file_to_write(folder / name, "out_dir") for name in names}
 
 
@@ -151,7 +153,7 @@ def _seed_name(member: RegisteredMember) -> str:
 def _data_folder(setup: CompareSetup, sides: Sequence[FoundSide]) -> Path | None:
     """The data folder that was named, else the first that is still where it was."""
     named = [setup.dataset] if setup.dataset else [side.dataset for side in sides]
-    return next((Path(text) for text in named if text and Path(text).is_dir()), None)
+    return next((Path(text) for text in named if text and os.path.isdir(text)), None)
 
 
 def _json(result: Comparison, sides: Sequence[FoundSide]) -> str:

@@ -32,6 +32,10 @@ CACHES = ("decoded", "stream")
 REGISTRY_HELP = "registered model that members are versions of; votes: <name>-ensemble"
 # A budget below this would go into starting and saving, not into training.
 MIN_SEED_SECONDS = 5
+# What torch and the systems below it can count to.
+MAX_COUNT = 2**31 - 1
+# A process cannot have many more, and nobody has so many cores.
+MAX_THREADS = 1024
 
 
 # The default of `no_op`: the setting changes what is learned, whatever its value.
@@ -187,9 +191,10 @@ class Recipe:
         _check_seeds("seeds", self.seeds)
         if self.image_size != 0:
             _check("image_size", self.image_size, 16 <= self.image_size <= 2048, "in [16, 2048]")
-        _check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
-        _check("accumulate", self.accumulate, self.accumulate >= 1, "at least 1")
-        _check("num_epochs", self.num_epochs, self.num_epochs >= 1, "at least 1")
+        for name in ("batch_size", "accumulate", "num_epochs"):
+            _check_count(name, getattr(self, name), at_least=1)
+        # Together they are the rows of a step.
+        _check_count("batch_size times accumulate", self.batch_size * self.accumulate, at_least=1)
         _check("folds", self.folds, self.folds == 0 or self.folds >= 2, "0 or at least 2")
         share = self.member_seconds()
         if share is not None:
@@ -201,9 +206,11 @@ class Recipe:
                 f"at least {MIN_SEED_SECONDS} seconds for each of {num_members} "
                 f"{'members' if self.folds else 'seeds'}",
             )
-        _check("patience", self.patience, self.patience >= 0, "at least 0")
+        _check_count("patience", self.patience)
         _check("val_fraction", self.val_fraction, 0 < self.val_fraction < 1, "in (0, 1)")
         _check("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "positive")
+        # What it is multiplied with must fit into float32 too.
+        _check("learning_rate", self.learning_rate, self.learning_rate <= 1e20, "at most 1e20")
         _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
         _check("clip_grad_norm", self.clip_grad_norm, self.clip_grad_norm >= 0, "at least 0")
         for name in ("mixup_alpha", "cutmix_alpha"):
@@ -244,7 +251,7 @@ class Recipe:
             raise InputError(
                 "weights and pretrained must not both be given: both say where to start"
             )
-        _check("freeze_epochs", self.freeze_epochs, self.freeze_epochs >= 0, "at least 0")
+        _check_count("freeze_epochs", self.freeze_epochs)
         _check("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "in (0, 1]")
         for name in ("dropout", "drop_path"):
             value = getattr(self, name)
@@ -329,7 +336,7 @@ class DataSetup:
     num_workers: int = setting(0, "threads that decode images; 0: one per core")
 
     def __post_init__(self) -> None:
-        _check("num_workers", self.num_workers, self.num_workers >= 0, "at least 0")
+        _check_count("num_workers", self.num_workers, at_most=MAX_THREADS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -394,8 +401,8 @@ class Setup(ComputeSetup):
         _check_choice("model_format", self.model_format, MODEL_FORMATS)
         _check_seeds("add_seeds", self.add_seeds)
         _check_choice("engine", self.engine, ENGINES)
-        _check("parallel", self.parallel, self.parallel >= 0, "at least 0")
-        _check("threads", self.threads, self.threads >= 0, "at least 0")
+        _check_count("parallel", self.parallel, at_most=MAX_THREADS)
+        _check_count("threads", self.threads, at_most=MAX_THREADS)
         if self.parallel > 1 and self.engine == "local":
             raise InputError(
                 f"parallel must be 1 with engine=local, got {self.parallel}: add engine=processes"
@@ -417,7 +424,8 @@ class Setup(ComputeSetup):
         if self.gpus is None:
             return
         # Ray counts in ten-thousandths, and gives several GPUs whole.
-        is_share = self.gpus == 0 or 1e-4 <= self.gpus <= 1 or self.gpus == int(self.gpus) > 1
+        is_whole = float(self.gpus).is_integer() and 0 <= self.gpus <= MAX_COUNT
+        is_share = is_whole or 1e-4 <= self.gpus <= 1
         _check("gpus", self.gpus, is_share, "0, a fraction of one, or a whole number")
         if self.gpus and self.device == "cpu":
             raise InputError(f"gpus must be 0 with device=cpu, got {self.gpus}")
@@ -487,7 +495,7 @@ class SweepSetup:
                 "space must be given: the settings to try and their values, such as "
                 "learning_rate:1e-3..1e-2:log,label_smoothing:0|0.1"
             )
-        _check("trials", self.trials, self.trials >= 1, "at least 1")
+        _check_count("trials", self.trials, at_least=1)
         _check("sampler_seed", self.sampler_seed, 0 <= self.sampler_seed < 2**32, "in [0, 2**32)")
         self.seconds()
 
@@ -661,7 +669,7 @@ class PredictSetup(ModelSetup):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_choice("engine", self.engine, PREDICTING_ENGINES)
-        _check("threads", self.threads, self.threads >= 0, "at least 0")
+        _check_count("threads", self.threads, at_most=MAX_THREADS)
         if self.engine == "ray" and self.device not in ("auto", "cpu"):
             raise InputError(f"device must be cpu with engine=ray, got {self.device!r}")
         expected = "a folder, a pattern or a table of paths"
@@ -728,8 +736,8 @@ class DemoSetup:
     draw_seed: int = setting(0, "demo: seed of the drawings")
 
     def __post_init__(self) -> None:
-        _check("num_train", self.num_train, self.num_train >= 0, "at least 0")
-        _check("num_test", self.num_test, self.num_test >= 0, "at least 0")
+        _check_count("num_train", self.num_train)
+        _check_count("num_test", self.num_test)
         _check("draw_seed", self.draw_seed, self.draw_seed >= 0, "at least 0")
 
 
@@ -753,7 +761,7 @@ def parse_time(name: str, text: str) -> float:
     Raises:
         InputError: it is not a number with a unit; the message calls it `name`.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smh])", text)
     if not found:
         raise InputError(f"{name} must be a time such as 90s, 10m or 2h, got {text!r}")
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
@@ -778,8 +786,8 @@ def check_registry_name(name: str) -> None:
     Raises:
         InputError: it is one.
     """
-    is_valid = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) is not None
-    _check("registry_name", name, is_valid, "letters, digits, _, . and -")
+    is_valid = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", name) is not None
+    _check("registry_name", name, is_valid, "letters, digits, _, . and -, 200 at most")
 
 
 def _check(name: str, value: Any, is_valid: bool, expected: str) -> None:
@@ -787,6 +795,11 @@ def _check(name: str, value: Any, is_valid: bool, expected: str) -> None:
         # As it is typed.
         shown = "none" if value is None else value
         raise InputError(f"{name} must be {expected}, got {shown}")
+
+
+def _check_count(name: str, value: int, *, at_least: int = 0, at_most: int = MAX_COUNT) -> None:
+    _check(name, value, value >= at_least, f"at least {at_least}")
+    _check(name, value, value <= at_most, f"at most {at_most}")
 
 
 def _check_seeds(name: str, seeds: tuple[int, ...]) -> None:

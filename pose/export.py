@@ -166,6 +166,11 @@ def _images_for_int8(
     )
 
 
+def file_of(name: str) -> str:
+    """What the file of a format is called."""
+    return _FILES[name]
+
+
 def export_all(
     model: nn.Module,
     formats: Sequence[str],

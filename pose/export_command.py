@@ -1,6 +1,7 @@
 """A registered model exported: its images found, its checks recorded in a run of its own."""
 
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,8 @@ from pose.config import DataSetup, ExportSetup
 from pose.data.source import locate_dataset
 from pose.display import Display
 from pose.errors import InputError
-from pose.export import check_packages, export_all, gather_images, record_exports
-from pose.files import make_folder
+from pose.export import check_packages, export_all, file_of, gather_images, record_exports
+from pose.files import make_folder, refuse_foreign, write_text
 from pose.stop import ending
 from pose.tracking import Exported, FoundSide, Tracker
 from pose.tracking.models import load_model, load_module
@@ -30,6 +31,7 @@ def export_model(setup: ExportSetup, tracker: Tracker, display: Display) -> dict
     config = load_model(setup.model, "cpu").predictor.config
     module = load_module(setup.model).eval()
     out_dir = Path(setup.out_dir)
+    refuse_foreign(out_dir, (file_of(name) for name in names), RECORD, "out_dir")
     make_folder(out_dir)
     with tempfile.TemporaryDirectory() as staging:
         found = tracker.find_trained(setup.model, Path(staging))
@@ -45,7 +47,7 @@ def export_model(setup: ExportSetup, tracker: Tracker, display: Display) -> dict
     with ending(record.finish):
         addresses = record_exports(record, exported, module, config)
         path = out_dir / RECORD
-        path.write_text(_json(setup.model, exported, addresses), encoding="utf-8")
+        write_text(path, _json(setup.model, exported, addresses))
         note = "\n".join(f"* {own}" for own in exported) + "\n"
         record.log(metrics={}, tags={}, note=note, files=[path])
     record.finish("FINISHED")
@@ -62,7 +64,7 @@ def _data_folder(setup: ExportSetup, found: FoundSide) -> Path:
         folder = locate_dataset(DataSetup(dataset=setup.dataset))
         if folder is not None:
             return folder
-    elif found.dataset and Path(found.dataset).is_dir():
+    elif found.dataset and os.path.isdir(found.dataset):
         return Path(found.dataset)
     raise InputError(
         "dataset must be given, to check the export on real images: the data folder "

@@ -8,7 +8,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pose.errors import InputError
@@ -234,6 +234,64 @@ def file_to_write(path: Path, option: str) -> Path:
     if not os.access(target.parent, os.W_OK):
         raise InputError(f"{option} must be in a folder that can be written to, got {_short(path)}")
     return target
+
+
+def refuse_foreign(folder: Path, names: Iterable[str], mark: str, option: str) -> None:
+    """Keep outputs from replacing files of their names that are somebody else's.
+
+    Args:
+        mark: the file that tells that all are ours.
+
+    Raises:
+        InputError: such a file is there, and `mark` is not.
+    """
+    there = [name for name in names if os.path.lexists(folder / name)]
+    if there and not os.path.lexists(folder / mark):
+        raise InputError(
+            f"{option} must not hold another {there[0]}, got {_short(folder)}, which has one: "
+            "give another folder"
+        )
+
+
+def is_a_table(head: bytes) -> bool:
+    """Whether a file that begins so may be one of our tables: every row has two cells or more."""
+    rows = head[: head.rfind(b"\n") + 1].splitlines() or [head]
+    return b"\0" not in head and all(b"," in row for row in rows)
+
+
+def is_a_record(head: bytes) -> bool:
+    """Whether a file that begins so may be JSON that we wrote."""
+    return head.startswith(b"{")
+
+
+def is_parquet(head: bytes) -> bool:
+    """Whether a file begins as Parquet does."""
+    return head.startswith(b"PAR1")
+
+
+def refuse_other_kind(path: Path, option: str, is_kind: Callable[[bytes], bool]) -> None:
+    """Keep an output from replacing a file of another kind: a database, a program, a text.
+
+    Args:
+        is_kind: whether a file that begins so may be replaced.
+
+    Raises:
+        InputError: one that may not is there.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(
+            f"{option} must be a file that can be written, got {_short(path)} ({reason_of(error)})"
+        ) from None
+    if head and not is_kind(head):
+        raise InputError(
+            f"{option} must not replace a file of another kind, got {_short(path)}, which is not "
+            "what would be written there: give another name, or remove it"
+        )
 
 
 def _short(path: Path) -> str:

@@ -18,6 +18,7 @@ from pose.errors import InputError, first_few, known, printable
 from pose.files import make_folder
 from pose.member_key import MemberKey
 from pose.model_card import ModelCard, write_card
+from pose.named_runs import check_run_name
 from pose.predictions import Predictions, write_predictions
 from pose.reports import plots
 from pose.results import RunResult, SeedResult, spread
@@ -84,8 +85,7 @@ def plan_import(setup: ImportSetup) -> ImportPlan:
     """
     folder = Path(setup.archive or "").expanduser()
     name = setup.run_name or re.sub(r"[^A-Za-z0-9_-]", "_", folder.absolute().name)
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise InputError(f"run_name must match [A-Za-z0-9_-]+, got {name!r}")
+    check_run_name(name)
     own_folder = Path(setup.output_root) / name
     if own_folder.absolute().resolve() in (folder.resolve(), *folder.resolve().parents):
         raise InputError(

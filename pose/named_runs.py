@@ -11,6 +11,9 @@ from typing import Any
 from pose.config import Recipe
 from pose.errors import InputError, known
 
+# A folder's name may have 255 bytes, and its name is put into those of models and pages as well.
+MAX_NAME = 150
+
 # What the five frozen runs share. Spelled out in full, so that a new default for new runs
 # cannot reach them.
 ORIGINAL = Recipe(
@@ -172,6 +175,18 @@ def resolve_auto(run_name: str | None, overrides: dict[str, Any]) -> ResolvedRun
     return resolve_run(AUTO_BASE, run_name or AUTO, overrides)
 
 
+def check_run_name(name: str) -> None:
+    """Refuse a name that cannot be a folder's, or would be too long with what is put beside it.
+
+    Raises:
+        InputError: it is one.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise InputError(f"run_name must match [A-Za-z0-9_-]+, got {name[:200]!r}")
+    if len(name) > MAX_NAME:
+        raise InputError(f"run_name must have at most {MAX_NAME} characters, got {len(name)}")
+
+
 def resolve_run(run: str | None, run_name: str | None, overrides: dict[str, Any]) -> ResolvedRun:
     """The recipe of the named run `run` (None: of new runs) under `overrides`.
 
@@ -191,8 +206,7 @@ def resolve_run(run: str | None, run_name: str | None, overrides: dict[str, Any]
         overrides = {"pretrained": False, **overrides}
     recipe = dataclasses.replace(base, **overrides)
     name = run_name or run or re.sub(r"[^A-Za-z0-9_-]", "_", recipe.model)
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise InputError(f"run_name must match [A-Za-z0-9_-]+, got {name!r}")
+    check_run_name(name)
     changes = {
         key: ",".join(map(str, value)) if isinstance(value, tuple) else value
         for key, value in overrides.items()

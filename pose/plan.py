@@ -4,6 +4,7 @@ A dry run stops after it: it refuses what the run would refuse.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,7 @@ def make_plan(run: ResolvedRun, setup: Setup) -> Plan:
             run, recipe=dataclasses.replace(run.recipe, weights_sha256=digest)
         )
     device = pick_device(setup.device)
-    if folder.exists() and not folder.is_dir():
+    if os.path.lexists(folder) and not os.path.isdir(folder):
         raise InputError(f"output_root must have room for the folder {folder}, found a file there")
     return Plan(
         run=run,

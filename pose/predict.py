@@ -22,7 +22,10 @@ from pose.errors import InputError, first_few, printable
 from pose.files import (
     atomic_path,
     file_to_write,
+    is_a_table,
+    is_parquet,
     locked,
+    refuse_other_kind,
     writing,
 )
 from pose.predict_rows import Batch, predict_here, predict_on_cluster
@@ -111,10 +114,12 @@ def _table_to_write(out_path: Path, images: Path) -> Path:
     """
     target = file_to_write(out_path, "out_path")
     refuse_input(target, target.parent, "out_path")
-    if target.exists() and images.exists() and target.samefile(images):
+    if os.path.exists(target) and os.path.exists(images) and target.samefile(images):
         raise InputError(
             f"out_path must not replace the table of images {images}: give another name"
         )
+    is_columns = target.suffix.lower() == ".parquet"
+    refuse_other_kind(target, "out_path", is_parquet if is_columns else is_a_table)
     return target
 
 

@@ -1,11 +1,12 @@
 """Sends to MLflow what waits in the folders of runs, since their store was away."""
 
+import os
 from pathlib import Path
 
 from pose.display import Display
 from pose.errors import InputError, first_few
 from pose.files import locked
-from pose.tracking import Tracker, waiting_in
+from pose.tracking import SPOOL, Tracker, waiting_in
 
 
 def send_waiting(output_root: Path, tracker: Tracker, display: Display) -> int:
@@ -17,8 +18,9 @@ def send_waiting(output_root: Path, tracker: Tracker, display: Display) -> int:
         How many records arrived.
 
     Raises:
-        InputError: the store is away, or refuses some of them.
+        InputError: there is no such folder, the store is away, or refuses some of them.
     """
+    check_root(output_root)
     num_sent, left = 0, []
     for folder in waiting_in(output_root):
         try:
@@ -35,6 +37,24 @@ def send_waiting(output_root: Path, tracker: Tracker, display: Display) -> int:
             f"it did not take ({first_few(left)}): see the warnings above"
         )
     return num_sent
+
+
+def check_root(output_root: Path) -> None:
+    """Refuse what holds no runs: nothing waits in a folder whose name is a slip.
+
+    Raises:
+        InputError: it is no folder, or that of a single run.
+    """
+    if not os.path.isdir(output_root):
+        raise InputError(
+            "output_root must be the folder that holds those of the runs, found none at "
+            f"{output_root.absolute()}: give the --output-root that training had"
+        )
+    if os.path.lexists(output_root / SPOOL):
+        raise InputError(
+            f"output_root must be the folder that holds those of the runs, got {output_root}, "
+            f"which is a run's: give {output_root.absolute().parent}"
+        )
 
 
 def lock_of(folder: Path) -> Path:

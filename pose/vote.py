@@ -37,7 +37,7 @@ from pose.ensembling.looks import Looked
 from pose.ensembling.members import Member
 from pose.errors import InputError, first_few, one_line, printable
 from pose.export import check_packages, export_all, gather_images, record_exports
-from pose.files import file_to_write, write_text
+from pose.files import file_to_write, is_a_record, is_a_table, refuse_other_kind, write_text
 from pose.look import look_again
 from pose.metrics import calibration_scores, reliability
 from pose.predictions import Predictions, write_predictions
@@ -135,6 +135,9 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
         file_to_write(out_path, "out_path"),
         file_to_write(_lock_path(out_path), "out_path's lock"),
     )
+    refuse_input(targets[0], targets[0].parent, "out_path")
+    refuse_other_kind(targets[0], "out_path", is_a_table)
+    refuse_other_kind(targets[1], "out_path's lock", is_a_record)
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as staging:
         lock = fetch_lock(setup, tracker, Path(staging))

@@ -1,6 +1,7 @@
 """Who votes: the members of runs found, held against what the runs promised, and brought here."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def find_voters(
     if lock is not None:
         return _locked_voters(lock, setup, tracker, display)
     if setup.parent:
-        runs = setup.runs() or (tracker.run_name_of(setup.parent),)
+        named = tracker.run_name_of(setup.parent)
+        runs = setup.runs() or (named,)
     else:
         runs = setup.runs() or (tracker.newest_run_name(setup.registry_name),)
     states_of = {}
@@ -69,7 +71,7 @@ def find_voters(
                 f"  left out: {len(keys)} members of the earlier run {parent} of that name "
                 f"({first_few(map(str, keys))})"
             )
-        if dataset is None and found.dataset and Path(found.dataset).is_dir():
+        if dataset is None and found.dataset and os.path.isdir(found.dataset):
             dataset = found.dataset
             display.say(f"data: {dataset}, where {run} was trained")
         elif dataset is None and found.dataset:
@@ -95,12 +97,12 @@ def fetch_lock(setup: VoteSetup, tracker: Tracker, folder: Path) -> Lock | None:
     if setup.lock is None:
         return None
     path = Path(setup.lock)
-    return read_lock(path if path.is_file() else tracker.fetch_lock(setup.lock, folder))
+    return read_lock(path if os.path.isfile(path) else tracker.fetch_lock(setup.lock, folder))
 
 
 def _locked_voters(lock: Lock, setup: VoteSetup, tracker: Tracker, display: Display) -> FoundVoters:
     dataset = setup.dataset or tracker.dataset_of(lock.members[0].parent_run_id)
-    if setup.dataset is None and dataset and Path(dataset).is_dir():
+    if setup.dataset is None and dataset and os.path.isdir(dataset):
         display.say(f"data: {dataset}, where {lock.members[0].run} was trained")
     elif setup.dataset is None:
         dataset = None

@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from pose.config import Recipe, Setup
+from pose.config import DemoSetup, Recipe, Setup
 from pose.data.folder import read_dataset
+from pose.data.source import draw_demo
+from pose.display import NoDisplay
 from pose.errors import InputError
-from pose.files import make_folder, remove_partials, write_text, writing
+from pose.files import make_folder, refuse_foreign, remove_partials, write_text, writing
 from pose.model_card import read_card
 from pose.named_runs import ResolvedRun
 from pose.plan import make_plan
 from pose.predictions import read_predictions
 from pose.run import OWNER_FILE, claim_folder
 from pose.seeds import folder as seed_folder
+from pose.sync import check_root
 from pose.weights import read_state_dict, read_weights
 from pose_models.decode import BadImageError
 from pose_models.inputs import to_source
@@ -141,3 +144,34 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     for name in ("seed_1", "seed_2"):
         with pytest.raises(InputError, match=f"{name} must be written, found: file exists"):
             make_folder(tmp_path / name)
+
+
+def test_a_folder_with_anothers_file_of_that_name_is_no_place_for_ours(tmp_path):
+    (tmp_path / "report.html").write_text("a run's page")
+    with pytest.raises(InputError, match=r"out_dir must not hold another report\.html"):
+        refuse_foreign(tmp_path, ("report.html", "mark.json"), "mark.json", "out_dir")
+    (tmp_path / "mark.json").write_text("{}")
+    refuse_foreign(tmp_path, ("report.html", "mark.json"), "mark.json", "out_dir")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere", "output_root must be the folder that holds those of the runs, found none"),
+        ("file", "output_root must be the folder that holds those of the runs, found none"),
+        ("run", "which is a run's: give"),
+    ],
+)
+def test_nothing_waits_is_not_said_of_a_folder_without_runs(tmp_path, name, message):
+    (tmp_path / "file").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "spool.jsonl").touch()
+    with pytest.raises(InputError, match=message):
+        check_root(tmp_path / name)
+
+
+def test_the_demo_is_drawn_nowhere_in_a_line(tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("file/demo", "x" * 300):
+        with pytest.raises(InputError, match="must be written, found: "):
+            draw_demo(DemoSetup(out=str(tmp_path / name), num_train=20, num_test=0), NoDisplay())

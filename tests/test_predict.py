@@ -17,6 +17,7 @@ from said import Said
 from pose import predict_rows
 from pose.cluster import joined
 from pose.config import PredictSetup
+from pose.data.image_files import find_images
 from pose.display import NoDisplay
 from pose.errors import InputError
 from pose.predict import predict
@@ -152,6 +153,39 @@ def test_the_table_takes_the_place_of_nothing_that_is_read(saved_ensemble, folde
     with pytest.raises(InputError, match="out_path must not replace what lies in the data folder"):
         predict(setup_of(saved_ensemble, folder, labels), NoDisplay())
     assert table.read_text() == labels.read_text() == "file\nphotos/0.jpg\n"
+
+
+@pytest.mark.parametrize("name", ["store.csv", "store.parquet"])
+def test_the_table_takes_the_place_of_no_file_of_another_kind(
+    saved_ensemble, folder, tmp_path, name
+):
+    path = tmp_path / name
+    path.write_bytes(b"SQLite format 3\0 and, commas")
+    with pytest.raises(InputError, match="out_path must not replace a file of another kind"):
+        predict(setup_of(saved_ensemble, folder, path), NoDisplay())
+    assert path.read_bytes().startswith(b"SQLite")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file\n0.jpg\n0.jpg\n", "must name every image once, found 1 more than once: 0.jpg"),
+        ("label,file\na,0.jpg\nb\n", "must have a path in every row, found a row without: b"),
+        ("label,file\na,0.jpg\nb,\n", "must have a path in every row, found a row without: b,"),
+    ],
+)
+def test_every_row_of_a_table_of_paths_is_predicted_or_refused(
+    saved_ensemble, folder, tmp_path, text, message
+):
+    (folder / "rows.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        predict(setup_of(saved_ensemble, folder / "rows.csv", tmp_path / "out.csv"), NoDisplay())
+    (folder / "rows.csv").unlink()
+
+
+def test_a_table_without_a_header_keeps_its_first_row_though_that_image_is_gone(tmp_path):
+    (tmp_path / "rows.csv").write_text("gone.jpg\nother.jpg\n")
+    assert list(find_images(str(tmp_path / "rows.csv")).files) == ["gone.jpg", "other.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -523,3 +523,23 @@ def test_a_student_learns_from_a_run(place):
     wrong = dataclasses.replace(asked.recipe, distil_sha256="0")
     with pytest.raises(InputError, match="distil_sha256 must be that of the members of tiny"):
         bring_soft_labels(dataclasses.replace(asked, recipe=wrong), setup, Tracker(), NoDisplay())
+
+
+@pytest.mark.parametrize("name", ["mlflow.db", "notes.txt"])
+def test_predictions_take_the_place_of_no_file_of_another_kind(place, tmp_path, name):
+    (tmp_path / "notes.txt").write_text("Bring milk, bread\nand nothing else\n")
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(InputError, match="out_path must not replace a file of another kind"):
+        place.vote(out_path=name)
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_predictions_take_the_place_of_no_other_datas_tables(place, tmp_path):
+    (tmp_path / "other").mkdir()
+    with pytest.raises(InputError, match="out_path must not replace what lies in the data folder"):
+        place.vote(out_path="other/classes.csv")
+
+
+def test_a_text_that_can_be_no_id_is_no_parent(place):
+    with pytest.raises(InputError, match="parent must be the id of a training run"):
+        place.vote(run="tiny", parent="a' or tags.run = 'tiny")

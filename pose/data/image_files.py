@@ -1,12 +1,15 @@
 """The image files that a user names: a folder, a pattern, or a table of paths."""
 
+import collections
 import dataclasses
 import glob
+import os
 from pathlib import Path
 
 from pose.data.listing import list_images
-from pose.data.table import column_of, read_table
-from pose.errors import InputError, printable
+from pose.data.table import column_of, read_table, shown_cells
+from pose.errors import InputError, first_few, printable
+from pose_models.decode import SUFFIXES
 
 # Names of the column of a table that holds paths.
 COLUMNS = ("file", "path", "image")
@@ -39,16 +42,16 @@ def find_images(images: str) -> FoundImages:
     """
     place = Path(images)
     odd: tuple[str, ...] = ()
-    if place.is_dir():
+    if os.path.isdir(place):
         listing = list_images(place)
         found, odd = {name: place / name for name in sorted(listing.id_of_name)}, listing.odd
-    elif place.is_file() and place.suffix.lower() in (".csv", ".parquet"):
+    elif os.path.isfile(place) and place.suffix.lower() in (".csv", ".parquet"):
         found = {name: place.parent / name for name in _paths_in(place)}
-    elif place.is_file():
+    elif os.path.isfile(place):
         found = {images: place}
     else:
         paths = sorted(glob.glob(images, recursive=True))
-        found = {name: Path(name) for name in paths if not Path(name).is_dir()}
+        found = {name: Path(name) for name in paths if not os.path.isdir(name)}
     if not found:
         raise InputError(
             "images must be a folder with images, a pattern that finds some, or a CSV or Parquet "
@@ -62,8 +65,9 @@ def _paths_in(path: Path) -> list[str]:
     places = {column_of(path, header, name) for name in COLUMNS} - {None}
     if len(header) == 1 and not places:
         places = {0}
-        if (path.parent / header[0]).is_file():
-            rows = [header, *rows]  # it has no header
+        # It has no header: that names a file, or what could be one.
+        if os.path.isfile(path.parent / header[0]) or Path(header[0]).suffix.lower() in SUFFIXES:
+            rows = [header, *rows]
     if len(places) != 1:
         raise InputError(
             f"{path} must have one column of paths ({', '.join(COLUMNS)}), found "
@@ -71,7 +75,25 @@ def _paths_in(path: Path) -> list[str]:
         )
     (place,) = places
     assert place is not None
-    return [row[place] for row in rows if len(row) > place]
+    return _checked_names(path, rows, place)
+
+
+def _checked_names(path: Path, rows: list[list[str]], place: int) -> list[str]:
+    """The cells of a column of paths, each of which has a row of its own in the result."""
+    short = next((row for row in rows if len(row) <= place or not row[place]), None)
+    if short is not None:
+        raise InputError(
+            f"{path} must have a path in every row, found a row without: "
+            f"{shown_cells(short) or 'an empty one'}"
+        )
+    names = [row[place] for row in rows]
+    twice = [printable(name) for name, times in collections.Counter(names).items() if times > 1]
+    if twice:
+        raise InputError(
+            f"{path} must name every image once, found {len(twice)} more than once: "
+            f"{first_few(twice)}"
+        )
+    return names
 
 
 def _read_rows(path: Path) -> list[list[str]]:

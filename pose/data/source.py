@@ -7,6 +7,7 @@ from pose.config import DataSetup, DemoSetup
 from pose.data.folder import LABELS_FILE
 from pose.display import Display
 from pose.errors import InputError, one_line
+from pose.files import writing
 
 DEMO_FOLDER = Path("demo")
 # Lies in a folder of drawn figures, and only there.
@@ -21,7 +22,7 @@ def locate_dataset(setup: DataSetup) -> Path | None:
     """
     if setup.dataset == "demo":
         # Drawn already, perhaps with other numbers by the data command: then that one is meant.
-        return DEMO_FOLDER if (DEMO_FOLDER / DEMO_MARKER).exists() else None
+        return DEMO_FOLDER if os.path.exists(DEMO_FOLDER / DEMO_MARKER) else None
     if setup.dataset is not None:
         folder = Path(setup.dataset)
         # os.path's, since pathlib's raises where a name is too long or may not be looked at.
@@ -31,7 +32,7 @@ def locate_dataset(setup: DataSetup) -> Path | None:
                 f"got {setup.dataset[:200]!r}, which is no folder; dataset demo draws one"
             )
         return _descend(folder)
-    return _descend(Path("dataset")) if Path("dataset").is_dir() else None
+    return _descend(Path("dataset")) if os.path.isdir("dataset") else None
 
 
 def find_dataset(setup: DataSetup, display: Display) -> Path:
@@ -58,13 +59,16 @@ def draw_demo(setup: DemoSetup, display: Display) -> Path:
     from pose.demo.draw import write_demo
 
     try:
-        return write_demo(
-            setup.out,
-            num_train=setup.num_train or None,
-            num_test=setup.num_test,
-            seed=setup.draw_seed,
-            progress=display.draw_progress,
-        )
+        with writing(Path(setup.out)):
+            return write_demo(
+                setup.out,
+                num_train=setup.num_train or None,
+                num_test=setup.num_test,
+                seed=setup.draw_seed,
+                progress=display.draw_progress,
+            )
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(str(error)) from error
 

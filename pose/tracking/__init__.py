@@ -11,12 +11,13 @@ from pose.tracking.flavors import predictor_config
 from pose.tracking.parents import RunRequest
 from pose.tracking.runs import RunRecord
 from pose.tracking.seeds import DataRecord, SeedRecord
-from pose.tracking.spool import waiting_in
+from pose.tracking.spool import SPOOL, waiting_in
 from pose.tracking.tasks import TaskRecord
 from pose.tracking.tracker import Tracker, end_orphan
 from pose.tracking.votes import VoteRecord
 
 __all__ = [
+    "SPOOL",
     "DataRecord",
     "Exported",
     "FoundSide",

@@ -182,7 +182,8 @@ class Store:
         try:
             run = self.client.get_run(run_id)
         except StoreError as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            # A text that can be no id names no run either.
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             return None
         return run if run.info.lifecycle_stage == "active" else None
