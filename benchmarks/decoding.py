@@ -35,7 +35,6 @@ from benchmarks import ours, report
 from benchmarks.sides import measure_in_turn
 from benchmarks.startup import measure_starts
 from pose.data.cache import open_cache
-from pose.data.folder import read_dataset
 from pose_models.decode import read_image
 
 CHUNK = 64
@@ -132,7 +131,7 @@ def main() -> None:
     report.add_options(parser, "decoding")
     args = parser.parse_args()
     with ours.data_folder(args.dataset, args.num_images) as folder:
-        files = read_dataset(folder).files
+        files = ours.image_paths(folder)
         size = args.image_size
         decoders: dict[str, Callable[[Path], None]] = {
             "simplejpeg": by_simplejpeg,

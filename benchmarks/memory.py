@@ -57,13 +57,13 @@ def own_memory_gb() -> float:
 
 def multiply(source: Path, folder: Path, num_images: int, num_distinct: int) -> Path:
     """A data folder of `num_images` names for the first `num_distinct` images of `source`."""
-    dataset = read_dataset(source)
+    dataset, files = read_dataset(source), ours.image_paths(source)
     (folder / "train_images").mkdir(parents=True)
     (folder / "test_images").mkdir()
     lines = ["id,label"]
     for number in range(num_images):
-        row = number % min(num_distinct, len(dataset.files))
-        _link(dataset.files[row], folder / "train_images" / f"{number:06}.jpg")
+        row = number % min(num_distinct, len(files))
+        _link(files[row], folder / "train_images" / f"{number:06}.jpg")
         lines.append(f"{number:06},{dataset.classes.labels[dataset.labels[row]]}")
     (folder / "train_solution.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder

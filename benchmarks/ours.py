@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pose.config import Recipe
+from pose.data.folder import read_dataset
 from pose.data.tensors import TrainingData
 from pose.demo.draw import write_demo
 from pose.device import pick_precision
@@ -40,6 +41,11 @@ def data_folder(dataset: Path | None, num_train: int, num_test: int = 0) -> Iter
     with tempfile.TemporaryDirectory() as root:
         print(f"drawing {num_train + num_test} images", flush=True)
         yield write_demo(Path(root) / "demo", num_train, num_test)
+
+
+def image_paths(folder: Path) -> list[Path]:
+    """The labelled images of a data folder that are files of their own."""
+    return [file for file in read_dataset(folder).files if isinstance(file, Path)]
 
 
 def frozen_recipe(model: str, **changes: Any) -> Recipe:

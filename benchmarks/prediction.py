@@ -22,7 +22,6 @@ import torch
 from benchmarks import original, ours, report
 from benchmarks.sides import measure_in_turn
 from pose.data.cache import open_cache
-from pose.data.folder import read_dataset
 from pose.device import keep_freed_memory, pick_precision
 from pose.training.predict import predict_logits
 from pose_models import build_model, for_inference
@@ -91,7 +90,7 @@ def main() -> None:
     args = parser.parse_args()
     with ours.data_folder(args.dataset, args.num_images) as folder:
         # Which folder of the data they come from makes no difference to the time.
-        files = read_dataset(folder).files[: args.num_images]
+        files = ours.image_paths(folder)[: args.num_images]
         measured = measure_in_turn(
             {
                 "original": functools.partial(

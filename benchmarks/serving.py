@@ -30,7 +30,6 @@ from mlflow.models import Model
 from benchmarks import ours, report
 from benchmarks.sides import measure_in_turn
 from pose.data.cache import open_cache
-from pose.data.folder import read_dataset
 from pose.device import keep_freed_memory, pick_precision
 from pose.tracking import flavors, packaging
 from pose.training.predict import predict_logits
@@ -174,7 +173,7 @@ def main() -> None:
     report.add_options(parser, "serving")
     args = parser.parse_args()
     with ours.data_folder(args.dataset, args.num_images) as folder:
-        files = read_dataset(folder).files[: args.num_images]
+        files = ours.image_paths(folder)[: args.num_images]
         measured = measure_in_turn(
             {
                 "vote": functools.partial(vote_side, files, args.num_members),

@@ -23,6 +23,7 @@ from sklearn.datasets import load_sample_image
 from benchmarks import ours, report
 from pose.data.folder import read_dataset
 from pose.data.near_twins import Marks, Twins, find_twins, marks_of
+from pose.data.shards import read_file
 from pose_models.decode import read_image
 
 SIZE = 96
@@ -190,8 +191,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with ours.data_folder(args.dataset, args.num_drawings) as folder:
         files = read_dataset(folder).files[: args.num_drawings]
-        drawings = [Image.open(path).convert("RGB") for path in files[:NUM_PHOTOS]]
-        pixels = np.stack([read_image(path.read_bytes(), SIZE) for path in files])
+        drawings = [
+            Image.open(io.BytesIO(read_file(path))).convert("RGB") for path in files[:NUM_PHOTOS]
+        ]
+        pixels = np.stack([read_image(read_file(path), SIZE) for path in files])
     photos = cut_photos()
     recall = measure_recall(drawings, photos)
     wrong = [len(find_twins(marks(own)).pairs) for own in (pixels, decode(photos))]

@@ -33,7 +33,7 @@ class Console:
 
     def cache_progress(self, done: int, total: int) -> None:
         """Images decoded."""
-        self._advance("decoding images, once", done, total)
+        self._advance("decoding images", done, total)
 
     def predict_progress(self, done: int, total: int) -> None:
         """Batches predicted."""

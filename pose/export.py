@@ -18,11 +18,12 @@ from torch.export import Dim, ExportedProgram
 
 from pose import metrics
 from pose.data.folder import Dataset, read_dataset, read_test_images
+from pose.data.shards import ImageFile, read_file
 from pose.display import Display
 from pose.ensembling.held_out import MIN_ROWS
 from pose.ensembling.joined import join
 from pose.errors import InputError, one_line
-from pose.files import make_folder, read_bytes
+from pose.files import make_folder
 from pose.predictions import Predictions
 from pose.tracking import Exported, TaskRecord
 from pose_models import Framing
@@ -111,7 +112,7 @@ def gather_images(
     return dataclasses.replace(found, checked=checked, is_any_size=is_any_size)
 
 
-def _files_of(folder: Path) -> list[Path]:
+def _files_of(folder: Path) -> list[ImageFile]:
     """Test images, and labelled ones where these are too few."""
     try:
         tests = list(read_test_images(folder).values())
@@ -128,11 +129,11 @@ def _spread(items: Sequence[Any], num: int) -> list[Any]:
     return [items[index] for index in picked]
 
 
-def _read(files: Sequence[Path], framing: Framing, obeys: bool) -> Tensor:
+def _read(files: Sequence[ImageFile], framing: Framing, obeys: bool) -> Tensor:
     pixels = []
     for path in files:
         try:
-            pixels.append(np.ascontiguousarray(read_image(read_bytes(path), framing, obeys)))
+            pixels.append(np.ascontiguousarray(read_image(read_file(path), framing, obeys)))
         except (OSError, BadImageError) as error:
             raise InputError(f"{path} must be a readable image, found: {one_line(error)}") from None
     return torch.from_numpy(np.stack(pixels))

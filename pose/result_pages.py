@@ -1,7 +1,7 @@
 """report.html of a run and of a vote: what is shown, gathered from results, data and networks."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from pose.config import Recipe
 from pose.data.folder import Dataset, read_dataset
 from pose.data.loaded import LoadedData
+from pose.data.shards import ImageFile, read_file
 from pose.display import Display
 from pose.ensembling.analysis import HeldOut, confident_mistakes, held_out_of, hold_out, mean_probs
 from pose.ensembling.diversity import vote_disagreement
@@ -17,7 +18,7 @@ from pose.ensembling.fit import Combine
 from pose.ensembling.suspects import SUSPECTS_FILE, Suspect, find_suspects
 from pose.ensembling.validated import Validated
 from pose.errors import InputError, one_line
-from pose.files import read_bytes, write_text
+from pose.files import write_text
 from pose.predictions import Predictions
 from pose.reports import card, page
 from pose.reports.page import MAX_CARDS, Card, Fact, Gallery, Page
@@ -122,7 +123,7 @@ def vote_page(
     probs: np.ndarray,
     combine: Combine,
     model: ImageClassifier,
-    files: tuple[Path, dict[str, Path]],
+    files: tuple[Path, Mapping[str, ImageFile]],
 ) -> str:
     """The page of a vote as HTML.
 
@@ -251,12 +252,12 @@ def _labelled(folder: Path, held_out: HeldOut | None) -> Dataset | None:
     return dataset if all(labels.get(key) == value for key, value in own.items()) else None
 
 
-def file_reader(files: dict[str, Path], framing: Framing, obey_exif: bool) -> PixelsOf:
+def file_reader(files: Mapping[str, ImageFile], framing: Framing, obey_exif: bool) -> PixelsOf:
     """The pixels of image files by id, decoded as `framing` says."""
 
     def pixels(image_id: str) -> np.ndarray | None:
         try:
-            return read_image(read_bytes(files[image_id]), framing, obey_exif).transpose(1, 2, 0)
+            return read_image(read_file(files[image_id]), framing, obey_exif).transpose(1, 2, 0)
         except (OSError, BadImageError):
             # Gone or damaged since it was predicted.
             return None

@@ -17,6 +17,7 @@ from pose import result_pages
 from pose.config import VoteSetup
 from pose.data.cache import cache_root_of
 from pose.data.folder import read_test_images, refuse_input
+from pose.data.shards import ImageFile
 from pose.data.source import find_dataset
 from pose.data.streamed import Images
 from pose.data.submission import Submission, read_submission
@@ -116,7 +117,7 @@ class _Poll:
     text: str
     lock: Lock
     folder: Path
-    tests: dict[str, Path]
+    tests: dict[str, ImageFile]
     allowed: Sequence[str]
 
 
@@ -386,7 +387,7 @@ def combine_probs(probs: np.ndarray, how: Combination) -> np.ndarray:
 def _predict(
     members: Sequence[Member],
     models: Sequence[ImageClassifier | AugmentedClassifier],
-    tests: dict[str, Path],
+    tests: dict[str, ImageFile],
     setup: VoteSetup,
     display: Display,
 ) -> Ballot:
@@ -429,7 +430,7 @@ def _versions() -> dict[str, str]:
 
 
 def _decode(
-    tests: dict[str, Path],
+    tests: dict[str, ImageFile],
     decodings: Sequence[tuple[Framing, bool]],
     setup: VoteSetup,
     display: Display,

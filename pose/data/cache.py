@@ -15,7 +15,6 @@ import dataclasses
 import errno
 import hashlib
 import json
-import math
 import os
 import shutil
 import threading
@@ -29,6 +28,7 @@ import numpy as np
 import torch
 
 from pose.data.decoding import Decoding
+from pose.data.shards import ImageFile, absolute_name, read_file, reading_order, status_of
 from pose.data.streamed import Images
 from pose.errors import InputError, one_line
 from pose.files import (
@@ -103,7 +103,7 @@ def cache_root_of(named: str | None) -> Path:
 
 
 def open_cache(
-    files: Sequence[Path],
+    files: Sequence[ImageFile],
     size: int | Framing,
     *,
     cache_root: Path | None = None,
@@ -206,7 +206,7 @@ def spread_rows(count: int, limit: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(count, limit)).astype(int).tolist()))
 
 
-def check_files(files: Sequence[Path], index: dict[str, Any]) -> None:
+def check_files(files: Sequence[ImageFile], index: dict[str, Any]) -> None:
     """Check files that seem changed, and a sample of the others.
 
     Raises:
@@ -215,7 +215,7 @@ def check_files(files: Sequence[Path], index: dict[str, Any]) -> None:
     suspects = {row for row, path in enumerate(files) if changed_at(path) != index["changed"][row]}
     for row in sorted(suspects | set(spread_rows(len(files), NUM_SAMPLES))):
         try:
-            digest = hashlib.sha256(read_bytes(files[row])).hexdigest()
+            digest = hashlib.sha256(read_file(files[row])).hexdigest()
         except OSError:
             digest = ""
         if digest != index["digests"][row]:
@@ -234,10 +234,10 @@ def _check_pixels(cache: ImageCache, index: dict[str, Any], decoding: Decoding) 
             raise DamagedError(f"the pixels of {decoding.files[row].name} are damaged")
 
 
-def changed_at(path: Path) -> int:
+def changed_at(file: ImageFile) -> int:
     """When a file's bytes or name last changed, by the system's clock: no program can set it."""
     try:
-        return path.stat().st_ctime_ns
+        return status_of(file).st_ctime_ns
     except OSError:
         return 0
 
@@ -259,14 +259,14 @@ def key_of(decoding: Decoding) -> str:
     turned = "" if decoding.obey_exif else " as stored"
     framed = "" if decoding.framing.rule == "resize" else f" {decoding.framing.rule}"
     digest = hashlib.sha256(f"{FORMAT} {decoding.size}{turned}{framed}".encode())
-    for path in decoding.files:
+    for file in decoding.files:
         try:
-            stat = path.stat()
+            stat = status_of(file)
             version = f"{stat.st_size}\0{stat.st_mtime_ns}"
         except OSError:
             # A link to nowhere: one of the bad files, like everything that cannot be read.
             version = "unreadable"
-        digest.update(b"\n" + os.fsencode(path.absolute()) + f"\0{version}".encode())
+        digest.update(b"\n" + os.fsencode(absolute_name(file)) + f"\0{version}".encode())
     return f"{digest.hexdigest()[:20]}-{decoding.size}px"
 
 
@@ -308,7 +308,6 @@ def _decode_all(
     folder: Path, decoding: Decoding, num_workers: int, progress: Progress | None
 ) -> dict[str, Any]:
     files, image_shape = decoding.files, (3, decoding.size, decoding.size)
-    image_bytes = math.prod(image_shape)
     digests = [""] * len(files)
     checksums = [0] * len(files)
     # Before they are read: a file that changes meanwhile is a suspect at once.
@@ -317,7 +316,7 @@ def _decode_all(
 
     thread = threading.local()
 
-    def decode(rows: range) -> None:
+    def decode(rows: Sequence[int]) -> None:
         # Written, not mapped: a memory-mapped file costs a page fault for every 4 KiB. One array
         # per thread: new ones for each task cost 4 % of the time.
         if not hasattr(thread, "chunk"):
@@ -325,22 +324,23 @@ def _decode_all(
         chunk = thread.chunk[: len(rows)]
         for place, row in enumerate(rows):
             try:
-                data = read_bytes(files[row])
+                data = read_file(files[row])
                 digests[row] = hashlib.sha256(data).hexdigest()
                 chunk[place] = read_image(data, decoding.framing, decoding.obey_exif)
             except (BadImageError, OSError) as error:
                 bad[row] = reason_of(error) if isinstance(error, OSError) else str(error)
                 chunk[place] = 0
             checksums[row] = zlib.crc32(chunk[place])
-        _write_at(handle.fileno(), chunk, rows.start * image_bytes)
+        _write_rows(handle.fileno(), chunk, rows)
 
     with (
         open(folder / PIXELS, "wb") as handle,
         concurrent.futures.ThreadPoolExecutor(num_workers) as pool,
     ):
         _reserve(handle.fileno(), decoding.num_bytes)
+        order = reading_order(files)
         starts = range(0, len(files), CHUNK)
-        tasks = [pool.submit(decode, range(len(files))[start : start + CHUNK]) for start in starts]
+        tasks = [pool.submit(decode, order[start : start + CHUNK]) for start in starts]
         try:
             for done, task in enumerate(concurrent.futures.as_completed(tasks), start=1):
                 task.result()
@@ -385,6 +385,16 @@ def _save(folder: Path, index: dict[str, Any], lock: contextlib.ExitStack) -> No
                 "goes on with them, the next one decodes again",
                 stacklevel=1,
             )
+
+
+def _write_rows(descriptor: int, images: np.ndarray, rows: Sequence[int]) -> None:
+    """Write `images` `(n, 3, S, S)` where `rows` `(n,)` lie: at once, if they lie together."""
+    image_bytes = images[0].nbytes
+    if rows == list(range(rows[0], rows[0] + len(rows))):
+        _write_at(descriptor, images, rows[0] * image_bytes)
+        return
+    for image, row in zip(images, rows, strict=True):
+        _write_at(descriptor, image, row * image_bytes)
 
 
 def _write_at(descriptor: int, values: np.ndarray, offset: int) -> None:

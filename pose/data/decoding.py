@@ -2,8 +2,8 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
+from pose.data.shards import ImageFile
 from pose_models.framing import Framing
 
 
@@ -17,7 +17,7 @@ class Decoding:
         obey_exif: turn images as their metadata asks.
     """
 
-    files: Sequence[Path]
+    files: Sequence[ImageFile]
     framing: Framing
     obey_exif: bool
 

@@ -4,7 +4,8 @@ Reads names and labels; pixels are the business of `pose.data.cache`.
 
     dataset/
       train_solution.csv      id,label (the header row may be missing)
-      train_images/<id>.jpg   or in folders: the id of day1/1.jpg is day1/1
+      train_images/<id>.jpg   or in folders: the id of day1/1.jpg is day1/1; or in tar files,
+                              which may also lie beside train_solution.csv, without train_images/
       test_images/<id>.jpg
       classes.csv             optional: label,name,mirror
       groups.csv              optional: id,group; see `pose.data.group_names`
@@ -24,10 +25,11 @@ from pose.data.classes import ClassList, read_classes, sorted_texts
 from pose.data.group_names import GROUPS_FILE, name_groups
 from pose.data.groups import Groups, leaders
 from pose.data.labels import LabelRows, alike, look_alikes, missing_values, read_label_rows
-from pose.data.listing import Listing, list_images
+from pose.data.listing import Listing, list_images, list_tars
 from pose.data.problem import Problem
+from pose.data.shards import TAR_SUFFIX, ImageFile, TarMember, read_file
 from pose.errors import InputError, first_few, printable
-from pose.files import read_bytes, reason_of
+from pose.files import reason_of
 from pose_models.decode import SUFFIXES, BadImageError, orientation_of, read_image
 
 LABELS_FILE = "train_solution.csv"
@@ -58,11 +60,11 @@ class Dataset:
 
     folder: Path
     ids: tuple[str, ...]
-    files: tuple[Path, ...]
+    files: tuple[ImageFile, ...]
     labels: np.ndarray
     classes: ClassList
     test_ids: tuple[str, ...]
-    test_files: tuple[Path, ...]
+    test_files: tuple[ImageFile, ...]
     problems: tuple[Problem, ...]
     num_turned: int | None = None
     groups: Groups = Groups()
@@ -222,7 +224,7 @@ def check_images(
 
     def decode(row: int) -> None:
         try:
-            data = read_bytes(files[row])
+            data = read_file(files[row])
             contents[row] = hashlib.sha256(data).hexdigest()
             see(row, read_image(data, 32))
             if orientation_of(data) != 1:
@@ -262,7 +264,7 @@ def read_dataset(folder: Path) -> Dataset:
         InputError: files or columns are missing, or no labelled image is left. Contradictions
             between rows are problems marked fatal; `Dataset.raise_if_fatal` refuses them.
     """
-    listing = _list_folder(folder / "train_images")
+    listing = _list_labelled(folder)
     table = read_label_rows(folder / LABELS_FILE, listing)
     images = listing.images
     problems: list[Problem] = []
@@ -380,13 +382,14 @@ def _odd_files(listing: Listing | None, consequence: str) -> list[Problem]:
     ]
 
 
-def _name(image_id: str, path: Path) -> str:
+def _name(image_id: str, file: ImageFile) -> str:
     """The name of an image's file below the folder of images."""
-    return f"{image_id}{path.suffix}"
+    where = f" in {file.tar.name}" if isinstance(file, TarMember) else ""
+    return f"{image_id}{file.suffix}{where}"
 
 
-def _names(image_id: str, paths: list[Path]) -> str:
-    return ", ".join(_name(image_id, path) for path in paths)
+def _names(image_id: str, files: list[ImageFile]) -> str:
+    return ", ".join(_name(image_id, file) for file in files)
 
 
 def _in_folders(ids: tuple[str, ...]) -> str:
@@ -404,7 +407,7 @@ def _count(number: int, noun: str, plural: str = "s") -> str:
 
 def read_test_images(
     folder: Path, say: Callable[[str], None] = lambda line: None
-) -> dict[str, Path]:
+) -> dict[str, ImageFile]:
     """The image files to predict by id, sorted by id.
 
     Args:
@@ -438,7 +441,8 @@ def refuse_input(path: Path, folder: Path, option: str) -> None:
     """
     target = Path(os.path.realpath(path))
     inputs = [folder / name for name in INPUT_FILES]
-    is_file = any(_is_same(target, known) for known in inputs)
+    is_tar = target.suffix.lower() == TAR_SUFFIX and _is_same(target.parent, folder)
+    is_file = is_tar or any(_is_same(target, known) for known in inputs)
     roots = [Path(os.path.realpath(folder / name)) for name in IMAGE_FOLDERS]
     if is_file or any(root == target or root in target.parents for root in roots):
         raise InputError(
@@ -454,7 +458,7 @@ def _is_same(target: Path, known: Path) -> bool:
         return target == Path(os.path.realpath(known))
 
 
-def _list_tests(folder: Path) -> tuple[dict[str, Path], list[str], Listing | None]:
+def _list_tests(folder: Path) -> tuple[dict[str, ImageFile], list[str], Listing | None]:
     """The test images by id, sorted, ids that have more than one file, and all that lies there."""
     images = folder / "test_images"
     if not os.path.lexists(images):
@@ -465,10 +469,18 @@ def _list_tests(folder: Path) -> tuple[dict[str, Path], list[str], Listing | Non
     return {i: listing.images[i][0] for i in ids}, ambiguous, listing
 
 
+def _list_labelled(folder: Path) -> Listing:
+    """The labelled images, or what is in tar files beside the labels where they lie there."""
+    images = folder / IMAGE_FOLDERS[0]
+    if not os.path.lexists(images) and (tars := list_tars(folder)).images:
+        return tars
+    return _list_folder(images)
+
+
 def _list_folder(folder: Path) -> Listing:
     if not os.path.lexists(folder):
         raise InputError(
             f"{folder.parent} must hold {LABELS_FILE} and the folder {folder.name}/, "
             f"found no {folder.name}/"
         )
-    return list_images(folder)
+    return list_images(folder, opens_tars=True)

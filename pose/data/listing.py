@@ -2,8 +2,10 @@
 
 import dataclasses
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from pose.data.shards import TAR_SUFFIX, ImageFile, list_tar
 from pose.errors import InputError, printable
 from pose.files import reason_of
 from pose_models.decode import HEIC_SUFFIXES, SUFFIXES
@@ -15,13 +17,14 @@ class Listing:
 
     Attributes:
         images: the files of each id, which is the name below the folder without its suffix
-            (`1`, `day1/1`); more than one file where these collide.
+            (`1`, `day1/1`); more than one file where these collide. The members of a tar file
+            have the names that they would have if they were unpacked where it lies.
         id_of_name: the id of each file's name below the folder, with its suffix.
         odd: everything else, with what it is.
     """
 
     folder: Path
-    images: dict[str, list[Path]]
+    images: dict[str, list[ImageFile]]
     id_of_name: dict[str, str]
     odd: tuple[str, ...]
 
@@ -30,42 +33,62 @@ class Listing:
         return sorted({i.rpartition("/")[0] for i in self.images if "/" in i})
 
 
-def list_images(folder: Path) -> Listing:
+def list_images(folder: Path, *, opens_tars: bool = False) -> Listing:
     """Everything in `folder`, sorted.
 
     Links to files are followed, links to folders are not, so that no cycle can be entered.
 
+    Args:
+        opens_tars: list what is in tar files, instead of them.
+
     Raises:
-        InputError: a folder that cannot be read.
+        InputError: a folder that cannot be read, or a tar file that is not whole.
     """
-    images: dict[str, list[Path]] = {}
+    return _listing(folder, _found(folder, opens_tars))
+
+
+def list_tars(folder: Path) -> Listing:
+    """What is in the tar files that lie in `folder` itself, of which there may be none.
+
+    Raises:
+        InputError: a folder that cannot be read, or a tar file that is not whole.
+    """
+    tars = [entry.name for entry in _entries(folder, "") if _is_tar(entry)]
+    found = [item for name in tars for item in _found_in_tar(folder / name, "")]
+    return _listing(folder, found)
+
+
+def _is_tar(entry: os.DirEntry[str]) -> bool:
+    suffix = os.path.splitext(entry.name)[1].lower()
+    return suffix == TAR_SUFFIX and _oddity(entry, suffix) == ""
+
+
+# A file's name below the folder that is listed, itself, and why it is no image, if it is none.
+_Found = tuple[str, ImageFile, str | None]
+
+
+def _listing(folder: Path, found: Iterable[_Found]) -> Listing:
+    images: dict[str, list[ImageFile]] = {}
     id_of_name: dict[str, str] = {}
     odd: list[str] = []
-    unread_photos: list[str] = []
-    # Names below `folder` that end in a slash; "" is the folder itself.
-    waiting = [""]
-    while waiting:
-        inner = waiting.pop()
-        for entry in _entries(folder, inner):
-            name = inner + entry.name
-            stem, suffix = os.path.splitext(name)
-            if (what := _oddity(entry, suffix.lower())) is not None:
-                odd.append(f"{name}{what}")
-            elif entry.is_dir(follow_symlinks=False):
-                waiting.append(f"{name}/")
-            elif suffix.lower() in HEIC_SUFFIXES:
-                unread_photos.append(name)
-            else:
-                images.setdefault(stem, []).append(folder / name)
-                id_of_name[name] = stem
-    for name in unread_photos:
+    unread_photos: dict[str, ImageFile] = {}
+    for name, file, what in found:
+        stem, suffix = os.path.splitext(name)
+        if what is not None:
+            odd.append(f"{name}{what}")
+        elif suffix.lower() in HEIC_SUFFIXES:
+            unread_photos[name] = file
+        else:
+            images.setdefault(stem, []).append(file)
+            id_of_name[name] = stem
+    for name, file in unread_photos.items():
         stem = os.path.splitext(name)[0]
         if stem in images:
             # It was converted, and kept beside the result.
             odd.append(name)
         else:
             # An image all the same: whoever reads it says that it cannot be read.
-            images[stem] = [folder / name]
+            images[stem] = [file]
             id_of_name[name] = stem
     return Listing(
         folder=folder,
@@ -73,6 +96,33 @@ def list_images(folder: Path) -> Listing:
         id_of_name=id_of_name,
         odd=tuple(sorted(printable(name) for name in odd)),
     )
+
+
+def _found(folder: Path, opens_tars: bool) -> Iterator[_Found]:
+    """Each file below `folder`, and in its tar files if they are opened."""
+    # Names below `folder` that end in a slash; "" is the folder itself.
+    waiting = [""]
+    while waiting:
+        inner = waiting.pop()
+        for entry in _entries(folder, inner):
+            name = inner + entry.name
+            suffix = os.path.splitext(name)[1].lower()
+            what = _oddity(entry, suffix)
+            if opens_tars and _is_tar(entry):
+                yield from _found_in_tar(folder / name, inner)
+            elif what is None and entry.is_dir(follow_symlinks=False):
+                waiting.append(f"{name}/")
+            else:
+                yield name, folder / name, what
+
+
+def _found_in_tar(tar: Path, inner: str) -> Iterator[_Found]:
+    members, odd = list_tar(tar)
+    for member in members:
+        is_image = member.suffix.lower() in (*SUFFIXES, *HEIC_SUFFIXES)
+        yield inner + member.inner, member, None if is_image else f" (in {tar.name})"
+    for name, what in odd.items():
+        yield inner + name, tar, f" (in {tar.name}: {what})"
 
 
 def _entries(folder: Path, inner: str) -> list[os.DirEntry[str]]:

@@ -39,7 +39,7 @@ _NUM_BANDS = 4
 # Images of a crowd that share a part of their hash are compared with so many of it. A crowd of
 # blank pages would be compared with all of itself otherwise.
 _WINDOW = 64
-# Images whose hashes are computed together: elsewhere other roundings could come out.
+# Images that are marked at a time.
 MARKS_CHUNK = 512
 # Beside decoded images.
 MARKS = "marks.npz"

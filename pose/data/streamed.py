@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from pose.data.decoding import Decoding
+from pose.data.shards import read_file
 from pose.errors import InputError, printable
-from pose.files import read_bytes, reason_of
+from pose.files import reason_of
 from pose_models.decode import read_image
 
 # Images that one task decodes: a batch of 32 keeps four threads busy.
@@ -113,7 +114,7 @@ class StreamedImages:
     def _read(self, row: int) -> bytes:
         path = self._decoding.files[row]
         try:
-            data = read_bytes(path)
+            data = read_file(path)
             found = "other bytes"
         except OSError as error:
             data, found = b"", reason_of(error)

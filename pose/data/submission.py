@@ -74,7 +74,7 @@ def read_submission(folder: Path, test_ids: Sequence[str]) -> Submission:
     if wrong is not None or not rows:
         found = "no rows" if wrong is None else f"row {wrong.number}: {shown_cells(wrong.cells)}"
         raise InputError(f"{path} must have two columns, an id and a label, found {found}")
-    images = list_images(folder / "test_images")
+    images = list_images(folder / "test_images", opens_tars=True)
     is_headless = match_id(rows[0].cells[0], images) in images.images
     header = None if is_headless else (rows[0].cells[0], rows[0].cells[1])
     id_column = (column_of(path, header, "id") or 0) if header else 0

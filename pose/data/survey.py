@@ -30,6 +30,7 @@ from pose.data.cache import (
 )
 from pose.data.decoding import Decoding
 from pose.data.near_twins import MARKS, MARKS_CHUNK, Marks, mark, read_marks, shrink, write_marks
+from pose.data.shards import ImageFile, read_file, reading_order
 from pose.data.streamed import StreamedImages
 from pose.errors import InputError, one_line
 from pose.files import locked, read_bytes, reason_of, write_text
@@ -38,7 +39,7 @@ from pose_models.framing import Framing, as_framing
 
 
 def open_stream(
-    files: Sequence[Path],
+    files: Sequence[ImageFile],
     size: int | Framing,
     *,
     cache_root: Path | None = None,
@@ -126,7 +127,7 @@ def _survey(
 
     def look(row: int) -> Tensor:
         try:
-            data = read_bytes(decoding.files[row])
+            data = read_file(decoding.files[row])
             digests[row] = hashlib.sha256(data).hexdigest()
             pixels = read_image(data, decoding.framing, decoding.obey_exif)
             return shrink(torch.from_numpy(np.ascontiguousarray(pixels))[None])
@@ -135,21 +136,22 @@ def _survey(
             return black
 
     parts = []
+    order = reading_order(decoding.files)
     with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
         for start in range(0, num_files, MARKS_CHUNK):
-            rows = range(num_files)[start : start + MARKS_CHUNK]
             small = []
-            for row, own in zip(rows, pool.map(look, rows), strict=True):
+            looks = pool.map(look, order[start : start + MARKS_CHUNK])
+            for done, own in enumerate(looks, start=start + 1):
                 small.append(own)
-                if progress and ((row + 1) % 64 == 0 or row + 1 == num_files):
-                    progress(row + 1, num_files)
+                if progress and (done % 64 == 0 or done == num_files):
+                    progress(done, num_files)
             parts.append(mark(torch.cat(small)))
     index = {
         "digests": digests,
         "changed": changed,
         "bad": {str(row): bad[row] for row in sorted(bad)},
     }
-    return index, Marks.joined(parts)
+    return index, Marks.joined(parts).of(np.argsort(order))
 
 
 # By the setting `cache`: how images are had, the same ones in the same rows.

@@ -7,7 +7,7 @@ import numpy as np
 
 from pose.data.cache import spread_rows
 from pose.data.folder import Dataset
-from pose.files import read_bytes
+from pose.data.shards import read_file
 from pose_models.decode import BadImageError, read_image, size_of
 from pose_models.framing import Framing
 
@@ -71,7 +71,7 @@ def take_fingerprint(dataset: Dataset) -> Fingerprint:
 def _side(dataset: Dataset, row: int) -> int | None:
     """The shorter side of an image by its header; None where it has none."""
     try:
-        return min(size_of(read_bytes(dataset.files[row])))
+        return min(size_of(read_file(dataset.files[row])))
     except (OSError, BadImageError):
         # Decoding names it, and leaves it out.
         return None
@@ -84,7 +84,7 @@ def _fine_detail(dataset: Dataset, side: int) -> float:
     ratios = []
     for row in spread_rows(len(dataset.files), NUM_EDGES):
         try:
-            data = read_bytes(dataset.files[row])
+            data = read_file(dataset.files[row])
             own, shrunk = (
                 _edges(read_image(data, Framing(size=size)))
                 for size in (min(side, 2 * SHRUNK), SHRUNK)
