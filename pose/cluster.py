@@ -3,14 +3,16 @@
 Ray is an extra: it is imported when somebody asks for it.
 """
 
+import collections
 import contextlib
 import importlib.util
+import itertools
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pose
 import pose_models
@@ -20,6 +22,10 @@ ADDRESS_VARIABLE = "RAY_ADDRESS"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Nothing large goes through Ray's own store of objects; this is the least that it takes.
 _STORE_BYTES = 80 << 20
+# How often Ray starts a call again whose process or machine is gone.
+MAX_RETRIES = 3
+
+T = TypeVar("T")
 
 
 def check_ray() -> None:
@@ -78,6 +84,46 @@ def num_places(num_cpus: float, num_gpus: float) -> int:
         needed = (("CPU", num_cpus), ("GPU", num_gpus))
         places += min(has.get(what, 0) // count for what, count in needed if count)
     return int(places)
+
+
+def in_turn(
+    function: Callable[..., T], shared: object, arguments: Iterable[tuple[Any, ...]], num_cpus: int
+) -> Iterator[T]:
+    """What a function returns for all arguments, in their order, computed on the joined cluster.
+
+    So many calls are under way that every machine has its next one, and no more: memory does not
+    grow with their number.
+
+    Args:
+        function: of a module; its first argument is `shared`, which travels once.
+        num_cpus: for each call.
+
+    Raises:
+        InputError: `shared` cannot travel, or Ray gave a call up.
+    """
+    import ray
+
+    call = ray.remote(function).options(num_cpus=num_cpus, max_retries=MAX_RETRIES)
+    try:
+        there = ray.put(shared)
+    # What pickling raises depends on what cannot be pickled.
+    except Exception as error:
+        raise InputError(
+            f"model must be one that can be sent to other machines with engine=ray, found: "
+            f"{one_line(error)}; leave the engine out"
+        ) from error
+    calls = (call.remote(there, *own) for own in arguments)
+    waiting = collections.deque(itertools.islice(calls, 2 * max(1, num_places(num_cpus, 0))))
+    while waiting:
+        try:
+            answer = ray.get(waiting.popleft())
+        except ray.exceptions.RayError as error:
+            raise InputError(
+                f"every shard of the images must be predicted, found: "
+                f"{one_line(getattr(error, 'cause', None) or error, 300)}; the same command goes on"
+            ) from error
+        waiting.extend(itertools.islice(calls, 1))
+        yield answer
 
 
 @contextlib.contextmanager

@@ -29,6 +29,9 @@ EXPORT_FORMATS = ("onnx", "pt2", "int8")
 TABLE_SUFFIXES = (".csv", ".parquet")
 DEVICE_HELP = "auto, cpu, cuda, cuda:<n> or mps"
 CACHES = ("decoded", "stream")
+PREDICTING_THREADS_HELP = (
+    "CPU threads, with ray those of each shard; the last digits depend on it; 0: the cores"
+)
 REGISTRY_HELP = "registered model that members are versions of; votes: <name>-ensemble"
 # A budget below this would go into starting and saving, not into training.
 MIN_SEED_SECONDS = 5
@@ -545,6 +548,12 @@ class VoteSetup(ComputeSetup):
     export: str | None = setting(
         None, f"log the ensemble in other formats as well: {', '.join(EXPORT_FORMATS)}"
     )
+    engine: str = setting(
+        "local",
+        "where members predict the test images: local, or ray: on the CPUs of the cluster that "
+        "RAY_ADDRESS names, else of one that is started here",
+    )
+    threads: int = setting(0, PREDICTING_THREADS_HELP)
     lock: str | None = setting(
         None,
         "ensemble.json, or the id of a vote's run: repeat that vote with its very members",
@@ -554,6 +563,8 @@ class VoteSetup(ComputeSetup):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_choice("voting", self.voting, VOTINGS)
+        _check_predicting_engine(self.engine, self.device)
+        _check_count("threads", self.threads, at_most=MAX_THREADS)
         if self.run is not None and not self.runs():
             raise InputError(f"run must name at least one run, got {self.run!r}")
         if self.parent and len(self.runs()) > 1:
@@ -662,16 +673,12 @@ class PredictSetup(ModelSetup):
         "where images are predicted: local, or ray: on the CPUs of the cluster that RAY_ADDRESS "
         "names, else of one that is started here",
     )
-    threads: int = setting(
-        0, "CPU threads, with ray those of each shard; the last digits depend on it; 0: the cores"
-    )
+    threads: int = setting(0, PREDICTING_THREADS_HELP)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_choice("engine", self.engine, PREDICTING_ENGINES)
+        _check_predicting_engine(self.engine, self.device)
         _check_count("threads", self.threads, at_most=MAX_THREADS)
-        if self.engine == "ray" and self.device not in ("auto", "cpu"):
-            raise InputError(f"device must be cpu with engine=ray, got {self.device!r}")
         expected = "a folder, a pattern or a table of paths"
         _check("images", self.images, bool(self.images), expected)
         suffix = "." + self.out_path.rpartition(".")[2].lower()
@@ -807,6 +814,12 @@ def _check_seeds(name: str, seeds: tuple[int, ...]) -> None:
         raise InputError(f"{name} must differ from each other, got {','.join(map(str, seeds))}")
     for seed in seeds:
         _check(name, seed, 0 <= seed < 2**32, "in [0, 2**32)")
+
+
+def _check_predicting_engine(engine: str, device: str) -> None:
+    _check_choice("engine", engine, PREDICTING_ENGINES)
+    if engine == "ray" and device not in ("auto", "cpu"):
+        raise InputError(f"device must be cpu with engine=ray, got {device!r}")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

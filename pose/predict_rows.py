@@ -1,8 +1,6 @@
 """From image files to rows of a table, in this process or over a cluster."""
 
-import collections
 import dataclasses
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,15 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pose.cluster import num_places
-from pose.errors import InputError, one_line
+from pose.cluster import in_turn
 from pose.files import read_bytes, reason_of
 from pose_models.predictor import BATCH_SIZE, Pixels, Predictor
 
 # Batches that a machine of a cluster works on before it reports.
 SHARD_BATCHES = 16
-# How often Ray starts a shard again whose process or machine is gone.
-MAX_RETRIES = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,8 +45,7 @@ def predict_on_cluster(
 ) -> Iterator[Batch]:
     """Predict the files of `names` on the cluster that this process is part of.
 
-    The batches are those of `predict_here` and come in its order. So many shards are under way that
-    every machine has its next one, and no more: memory does not grow with the number of files.
+    The batches are those of `predict_here` and come in its order.
 
     Args:
         predictor: on the CPU.
@@ -60,33 +54,10 @@ def predict_on_cluster(
     Raises:
         InputError: the model cannot travel, or Ray gave a shard up.
     """
-    import ray
-
-    predict = ray.remote(_predict_shard).options(num_cpus=threads, max_retries=MAX_RETRIES)
-    try:
-        shared = ray.put(predictor)
-    # What pickling raises depends on what cannot be pickled.
-    except Exception as error:
-        raise InputError(
-            f"model must be one that can be sent to other machines with engine=ray, found: "
-            f"{one_line(error)}; leave the engine out"
-        ) from error
     size = SHARD_BATCHES * BATCH_SIZE
     shards = (names[start : start + size] for start in range(0, len(names), size))
-    tasks = (
-        predict.remote(shared, {name: files[name].absolute() for name in shard}, threads)
-        for shard in shards
-    )
-    waiting = collections.deque(itertools.islice(tasks, 2 * max(1, num_places(threads, 0))))
-    while waiting:
-        try:
-            batches = ray.get(waiting.popleft())
-        except ray.exceptions.RayError as error:
-            raise InputError(
-                f"every shard of the images must be predicted, found: "
-                f"{one_line(getattr(error, 'cause', None) or error, 300)}; the same command goes on"
-            ) from error
-        waiting.extend(itertools.islice(tasks, 1))
+    arguments = (({name: files[name].absolute() for name in own}, threads) for own in shards)
+    for batches in in_turn(_predict_shard, predictor, arguments, threads):
         yield from batches
 
 

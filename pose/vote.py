@@ -3,10 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
-import platform
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,15 +11,13 @@ import numpy as np
 import torch
 
 from pose import result_pages
+from pose.ballot import Ballot, forget_shards, hold_ballot
 from pose.config import VoteSetup
-from pose.data.cache import cache_root_of
 from pose.data.folder import read_test_images, refuse_input
 from pose.data.shards import ImageFile
 from pose.data.source import find_dataset
-from pose.data.streamed import Images
 from pose.data.submission import Submission, read_submission
-from pose.data.survey import OPENERS
-from pose.device import describe, keep_freed_memory, pick_device, pick_precision
+from pose.device import keep_freed_memory
 from pose.display import Display
 from pose.ensembling import diversity
 from pose.ensembling.fit import FitSpec
@@ -30,7 +25,6 @@ from pose.ensembling.held_out import Decision, decide, decided, with_abstention
 from pose.ensembling.lock import (
     LOCK_FILE,
     Lock,
-    digest_of_images,
     lock_text,
     locked_members,
 )
@@ -45,40 +39,17 @@ from pose.predictions import Predictions, write_predictions
 from pose.reports import plots
 from pose.reports.notes import describe_vote, members_csv
 from pose.results import Vote
-from pose.seeds.folder import decoding_of
 from pose.stop import ending
 from pose.tracking import DataRecord, Tracker, VoteRecord, predictor_config
-from pose.training.predict import predict_logits, probs_of
 from pose.voters import bring_voters, fetch_lock, find_voters
 from pose_models import (
     AugmentedClassifier,
     Combination,
-    Framing,
     ImageClassifier,
     SeedEnsemble,
     combine,
-    for_inference,
 )
 from pose_models.predictor import PredictorConfig
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Ballot:
-    """What the members say of the test images.
-
-    Attributes:
-        ids: `(N,)` of the images that can be read.
-        probs: `(M, N, C)` float32.
-        digest: of ids and contents of the images.
-        conditions: versions of software, device and arithmetic, by name.
-        seconds: that the members took, decoding not counted.
-    """
-
-    ids: tuple[str, ...]
-    probs: np.ndarray
-    digest: str
-    conditions: dict[str, str]
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,6 +129,7 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
             _register(record, poll, result, files, setup)
             _export(record, poll, setup, Path(staging) / "exported", display)
         record.finish("FINISHED")
+    forget_shards(poll.ballot)
     if lock:
         _show_repetition(lock, poll.lock, display)
     return result
@@ -176,7 +148,7 @@ def _hold(
     look = functools.partial(look_again, models, members, folder, setup, display)
     decision = _decide(members, setup, lock, look)
     voters = with_views(models, members, decision.how.tta)
-    ballot = _predict(members, voters, tests, setup, display)
+    ballot = hold_ballot(members, voters, tests, setup, display)
     combined = Predictions(
         ids=ballot.ids,
         probs=combine_probs(ballot.probs, decision.how),
@@ -382,93 +354,6 @@ def _show_repetition(lock: Lock, own: Lock, display: Display) -> None:
 def combine_probs(probs: np.ndarray, how: Combination) -> np.ndarray:
     """`pose_models.combine` of an array `(M, N, C)`; `(N, C)` float64."""
     return combine(torch.from_numpy(probs), how).numpy()
-
-
-def _predict(
-    members: Sequence[Member],
-    models: Sequence[ImageClassifier | AugmentedClassifier],
-    tests: dict[str, ImageFile],
-    setup: VoteSetup,
-    display: Display,
-) -> Ballot:
-    """Each member's predictions of the test images, each image decoded once per way of decoding."""
-    device = pick_device(setup.device)
-    precision = pick_precision(setup.precision, device)
-    display.say(f"device: {describe(device, precision)}")
-    decodings = sorted({decoding_of(member.card) for member in members})
-    images, rows, digest = _decode(tests, decodings, setup, display)
-    ids = tuple(tests)
-    probs = []
-    started = time.monotonic()
-    for member, model in zip(members, models, strict=True):
-        fast = for_inference(model).to(device).to(memory_format=torch.channels_last)
-        logits = predict_logits(
-            fast,
-            images[decoding_of(member.card)],
-            rows,
-            precision,
-            progress=display.predict_progress,
-        )
-        probs.append(probs_of(logits))
-    seconds = time.monotonic() - started
-    if isinstance(models[0], AugmentedClassifier):
-        display.say(f"test-time augmentation: {models[0].num_views} views, {seconds:.1f} s")
-    return Ballot(
-        ids=tuple(ids[row] for row in rows.tolist()),
-        probs=np.stack(probs),
-        digest=digest,
-        conditions={"device": describe(device, precision), **_versions()},
-        seconds=seconds,
-    )
-
-
-def _versions() -> dict[str, str]:
-    """The versions of what decides the predictions."""
-    packages = ("torch", "torchvision", "numpy", "pillow", "simplejpeg")
-    found = {package: importlib.metadata.version(package) for package in packages}
-    return {"python": platform.python_version(), **found}
-
-
-def _decode(
-    tests: dict[str, ImageFile],
-    decodings: Sequence[tuple[Framing, bool]],
-    setup: VoteSetup,
-    display: Display,
-) -> tuple[dict[tuple[Framing, bool], Images], torch.Tensor, str]:
-    """The test images `(N, 3, S, S)` of each decoding, the rows that can be read, a digest.
-
-    The digest is that of ids and contents.
-    """
-    files = list(tests.values())
-    images: dict[tuple[Framing, bool], Images] = {}
-    bad: dict[int, str] = {}
-    for framing, obey_exif in decodings:
-        cache = OPENERS[setup.cache](
-            files,
-            framing,
-            cache_root=cache_root_of(setup.cache_root),
-            num_workers=setup.num_workers,
-            progress=display.cache_progress,
-            obey_exif=obey_exif,
-        )
-        for note in cache.notes:
-            display.say(f"warning: {note}")
-        images[framing, obey_exif] = cache.images
-        bad |= cache.bad
-    if bad:
-        named = first_few(
-            f"{printable(files[row].name)} ({why})" for row, why in sorted(bad.items())
-        )
-        if not setup.skip_bad_images:
-            raise InputError(
-                f"test images must all be readable, found {len(bad)} that are not: "
-                f"{named}; repair them, or leave them out with --skip-bad-images"
-            )
-        display.say(f"warning: {len(bad)} unreadable test images left out: {named}")
-    rows = torch.tensor([row for row in range(len(files)) if row not in bad], dtype=torch.int64)
-    if len(rows) == 0:
-        raise InputError("test images must be readable, found not a single one that is")
-    return images, rows, digest_of_images(dict(zip(tests, cache.digests, strict=True)))
 
 
 def _write_files(poll: _Poll, result: Vote, folder: Path, display: Display) -> dict[str, Path]:

@@ -344,7 +344,7 @@ def test_nothing_imports_an_entry_point():
 # Low to high; each may import what stands before it or in its own place. The old address of the
 # models stands apart: nothing imports it.
 LAYERS = (
-    "errors files history member_key metrics records stop",
+    "arrays errors files history member_key metrics records stop",
     "pose_models demo",
     "cluster config device named_runs display weights",
     "data",
@@ -359,7 +359,7 @@ LAYERS = (
     "compare_page",
     "export",
     "export_command predict predict_rows serving",
-    "distil look restore sync run vote voters",
+    "ballot distil look restore sync run vote voters",
     "auto compare importing sweep",
     "entrypoints",
 )

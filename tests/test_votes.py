@@ -17,6 +17,8 @@ import torch
 from mlflow.entities.model_registry import ModelVersion
 from said import Said
 
+from pose import ballot
+from pose.cluster import joined
 from pose.compare import compare_runs
 from pose.config import CompareSetup, ExportSetup, Setup, VoteSetup
 from pose.display import NoDisplay
@@ -132,6 +134,45 @@ def test_a_sample_of_other_ids_is_refused_before_anything_is_predicted(place, ro
         place.vote()
     assert "member:" not in place.said
     assert not place.out.exists()
+
+
+# On a cluster
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is an extra")
+def test_a_cluster_votes_to_the_same_bytes_and_goes_on_after_a_kill(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(ballot, "SHARD_FILES", 5)
+    shutil.copy(place.data / "train_solution.csv", place.data / "test_images" / "1003.jpg")
+    asked = {"skip_bad_images": True, "probabilities": True, "tta": "shift", "threads": 1}
+    place.vote(**asked)
+    expected = place.out.read_bytes()
+    lock = place.out.with_name("ensemble.json").read_text()
+    cache = tmp_path / "cache"
+    asked |= {"engine": "ray", "cache_root": str(cache)}
+
+    class Interrupted(Said):
+        def predict_progress(self, done: int, total: int) -> None:
+            assert total == 3
+            if done == 2:
+                raise KeyboardInterrupt
+
+    with joined(1):
+        setup = VoteSetup(dataset=str(place.data), out_path=str(place.out), **asked)
+        with pytest.raises(KeyboardInterrupt):
+            vote(setup, Tracker(), Interrupted())
+        kept = sorted(cache.glob("ballots/*/*.npz"))
+        assert len(kept) == 2
+        # What a flipped bit has changed is asked about again.
+        data = bytearray(kept[0].read_bytes())
+        data[len(data) // 2] ^= 1
+        kept[0].write_bytes(data)
+        place.out.unlink()
+        place.vote(**asked)
+    assert "continued: 1 of 3 shards were predicted before" in place.said
+    assert "1 unreadable test images left out: 1003.jpg" in place.said
+    assert place.out.read_bytes() == expected
+    assert place.out.with_name("ensemble.json").read_text() == lock
+    assert not list(cache.glob("ballots/*"))
 
 
 # Members are those that the run promised

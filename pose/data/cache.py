@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pose.data.decoding import Decoding
+from pose.data.decoding import Decoding, decode_file
 from pose.data.shards import ImageFile, absolute_name, read_file, reading_order, status_of
 from pose.data.streamed import Images
 from pose.errors import InputError, one_line
@@ -40,7 +40,6 @@ from pose.files import (
     reason_of,
     write_text,
 )
-from pose_models.decode import BadImageError, read_image
 from pose_models.framing import Framing, as_framing
 
 # Part of every key: raise it when the same files would be decoded to other bytes.
@@ -315,6 +314,7 @@ def _decode_all(
     bad: dict[int, str] = {}
 
     thread = threading.local()
+    ways = [(decoding.framing, decoding.obey_exif)]
 
     def decode(rows: Sequence[int]) -> None:
         # Written, not mapped: a memory-mapped file costs a page fault for every 4 KiB. One array
@@ -323,13 +323,10 @@ def _decode_all(
             thread.chunk = np.empty((CHUNK, *image_shape), dtype=np.uint8)
         chunk = thread.chunk[: len(rows)]
         for place, row in enumerate(rows):
-            try:
-                data = read_file(files[row])
-                digests[row] = hashlib.sha256(data).hexdigest()
-                chunk[place] = read_image(data, decoding.framing, decoding.obey_exif)
-            except (BadImageError, OSError) as error:
-                bad[row] = reason_of(error) if isinstance(error, OSError) else str(error)
-                chunk[place] = 0
+            digests[row], pixels, reason = decode_file(files[row], ways)
+            if reason:
+                bad[row] = reason
+            chunk[place] = 0 if reason else pixels[0]
             checksums[row] = zlib.crc32(chunk[place])
         _write_rows(handle.fileno(), chunk, rows)
 

@@ -9,8 +9,6 @@ mirrored, or cut by more than 2 % are not found: `benchmarks/reports/twins.md`.
 """
 
 import dataclasses
-import io
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pose.arrays import read_arrays, write_arrays
 from pose.data.streamed import Images
-from pose.files import atomic_path, read_bytes
 
 # Bits of 64. Half of each hash is set, so that two differ in an even number.
 MAX_DISTANCE = 10
@@ -119,18 +117,15 @@ def write_marks(path: Path, marks: Marks) -> None:
     Raises:
         InputError: they cannot be written.
     """
-    with atomic_path(path) as partial, open(partial, "wb") as handle:
-        np.savez(handle, hashes=marks.hashes, thumbs=marks.thumbs)
+    write_arrays(path, hashes=marks.hashes, thumbs=marks.thumbs)
 
 
 def read_marks(path: Path, num_images: int) -> Marks | None:
     """Marks that were kept; None where there are none, or what is there is damaged."""
-    try:
-        # A zip file: each array has its checksum.
-        with np.load(io.BytesIO(read_bytes(path))) as kept:
-            marks = Marks(hashes=kept["hashes"], thumbs=kept["thumbs"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    kept = read_arrays(path)
+    if kept is None or not {"hashes", "thumbs"} <= set(kept):
         return None
+    marks = Marks(hashes=kept["hashes"], thumbs=kept["thumbs"])
     return marks if len(marks.hashes) == len(marks.thumbs) == num_images else None
 
 

@@ -86,6 +86,13 @@ def absolute_name(file: ImageFile) -> str:
     return f"{file.tar.absolute()}\0{file.inner}\0{file.offset}\0{file.size}"
 
 
+def absolute_file(file: ImageFile) -> ImageFile:
+    """The same file for whoever works in another folder."""
+    if isinstance(file, Path):
+        return file.absolute()
+    return dataclasses.replace(file, tar=file.tar.absolute())
+
+
 def reading_order(files: Sequence[ImageFile]) -> list[int]:
     """The rows of `files` in the order to read them all in: each tar from its start to its end."""
     rows = list(range(len(files)))
