@@ -394,6 +394,11 @@ class Setup(ComputeSetup):
     gpus: float | None = setting(
         None, "ray: GPUs per member, such as 0.25; default: one where training is on CUDA"
     )
+    processes_per_seed: int = setting(
+        1,
+        "processes of this machine that train each member together, on parts of every batch; on "
+        "CUDA each has a GPU of its own",
+    )
     fresh: bool = setting(False, "begin anew where an unfinished run would be continued")
     add_seeds: tuple[int, ...] = setting(
         (), "seeds to add to the newest finished run of the same recipe and data"
@@ -411,8 +416,25 @@ class Setup(ComputeSetup):
                 f"parallel must be 1 with engine=local, got {self.parallel}: add engine=processes"
             )
         self._check_gpus()
+        self._check_processes()
         if self.fresh and self.add_seeds:
             raise InputError("fresh and add_seeds must not both be given: one begins a new run")
+
+    def _check_processes(self) -> None:
+        number = self.processes_per_seed
+        _check_count("processes_per_seed", number, at_least=1, at_most=MAX_THREADS)
+        if number == 1:
+            return
+        if self.engine == "ray":
+            raise InputError(
+                f"processes_per_seed must be 1 with engine=ray, got {number}: the processes of a "
+                "member are those of one machine"
+            )
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise InputError(
+                "device must be auto, cpu or cuda with processes_per_seed, got "
+                f"{self.device!r}: each process takes its own"
+            )
 
     def _check_gpus(self) -> None:
         if self.engine != "ray":

@@ -55,7 +55,11 @@ class Plan:
 
     @property
     def threads(self) -> int:
-        """CPU threads of each member."""
+        """CPU threads of each member, as many for each of its processes."""
+        number = self.setup.processes_per_seed
+        return number * max(1, self._member_threads() // number)
+
+    def _member_threads(self) -> int:
         if self.setup.threads:
             return self.setup.threads
         if self.setup.engine == "ray":
@@ -154,8 +158,10 @@ class Plan:
         """The parameters that all members have."""
         params = dataclasses.asdict(self.recipe)
         del params["seeds"]
+        number = self.setup.processes_per_seed
         return {
             **params,
+            **({"processes_per_seed": number} if number > 1 else {}),
             "recipe": self.run.title(),
             "device": self.device,
             "precision": str(self.precision).removeprefix("torch."),
@@ -204,6 +210,8 @@ def make_plan(run: ResolvedRun, setup: Setup) -> Plan:
             run, recipe=dataclasses.replace(run.recipe, weights_sha256=digest)
         )
     device = pick_device(setup.device)
+    if setup.processes_per_seed > 1:
+        _check_processes(run.recipe, setup, device)
     if os.path.lexists(folder) and not os.path.isdir(folder):
         raise InputError(f"output_root must have room for the folder {folder}, found a file there")
     return Plan(
@@ -213,6 +221,34 @@ def make_plan(run: ResolvedRun, setup: Setup) -> Plan:
         precision=pick_precision(setup.precision, device),
         folder=folder,
     )
+
+
+def _check_processes(recipe: Recipe, setup: Setup, device: torch.device) -> None:
+    """Refuse several processes per member where they have nothing to do, or nothing to do it on.
+
+    Raises:
+        InputError: that is so.
+    """
+    number = setup.processes_per_seed
+    if number > recipe.batch_size:
+        raise InputError(
+            f"processes_per_seed must be at most batch_size, {recipe.batch_size}, got {number}: "
+            "each process has a part of every batch"
+        )
+    if recipe.checkpointing:
+        # What is computed anew is computed without the other processes.
+        raise InputError(f"processes_per_seed must be 1 with checkpointing, got {number}")
+    if device.type == "mps" or not torch.distributed.is_available():
+        raise InputError(
+            f"processes_per_seed must be 1 on {device.type} and this torch, got {number}: "
+            "device=cpu can have several where torch.distributed is built in"
+        )
+    num_gpus, needed = torch.cuda.device_count(), number * (setup.parallel or 1)
+    if device.type == "cuda" and needed > num_gpus:
+        raise InputError(
+            "processes_per_seed times parallel must be at most the number of GPUs, "
+            f"{num_gpus}, got {needed}: each process takes one"
+        )
 
 
 def _with_exclusion(recipe: Recipe, folder: Path) -> Recipe:

@@ -263,7 +263,8 @@ def _job(plan: Plan, loaded: LoadedData, member: MemberKey) -> SeedJob:
         cache=plan.setup.cache,
         device=plan.setup.device,
         precision=plan.setup.precision,
-        threads=plan.threads,
+        threads=plan.threads // plan.setup.processes_per_seed,
+        processes=plan.setup.processes_per_seed,
     )
 
 

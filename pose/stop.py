@@ -144,13 +144,13 @@ def ending(finish: Callable[[str, str], None]) -> Iterator[None]:
     """Report it if the block is cut short; a block that ends by itself reports for itself.
 
     Args:
-        finish: called with MLflow's status and the reason: `FAILED` and the error's
-            `stop_reason` (`error` where it has none), or `KILLED` and `signal`.
+        finish: called with MLflow's status and the reason: the error's `status` and `stop_reason`
+            (`FAILED` and `error` where it has none), or `KILLED` and `signal`.
     """
     try:
         yield
     except Exception as error:
-        finish("FAILED", getattr(error, "stop_reason", "error"))
+        finish(getattr(error, "status", "FAILED"), getattr(error, "stop_reason", "error"))
         raise
     except BaseException:
         finish("KILLED", "signal")

@@ -8,9 +8,19 @@ from multiprocessing.connection import Connection
 
 import pytest
 import torch
+from said import Said
 
-from pose.config import Recipe
+from pose.config import Recipe, Setup
 from pose.data.tensors import TrainingData
+from pose.display import NoDisplay
+from pose.errors import DiedError, InputError
+from pose.named_runs import resolve_run
+from pose.plan import make_plan
+from pose.seeds.engines import Processes, train_here
+from pose.seeds.engines.crew import jobs_of_processes
+from pose.seeds.folder import read_model
+from pose.seeds.job import NoTracking, SeedJob
+from pose.seeds.train import load_job_data
 from pose.training.followers import follow, leading
 from pose.training.loop import train
 from pose.training.model import build_for_training
@@ -96,9 +106,8 @@ def gradients_and_loss(step: Step, rows: torch.Tensor) -> tuple[dict[str, torch.
     step._apply_gradients = lambda: kept.update(
         {name: p.grad for name, p in step.state.model.named_parameters()}
     )
-    step.begin_epoch(0)
-    loss, _, _ = step(rows)
-    return kept, float(loss)
+    (loss,) = [float(step(batch)[0]) for batch in step.epoch(0, [rows])]
+    return kept, loss
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -184,3 +193,113 @@ def test_training_follows_that_of_one_process_and_goes_on_bit_for_bit(data, lead
         assert torch.equal(value, resumed.best_weights[name])
     for name, value in led.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name])
+
+
+class KillsAFollower(NoDisplay):
+    """A display that kills a member's second process once it has shown an epoch."""
+
+    def show_epoch(self, member, row, best_epoch) -> None:
+        for process in multiprocessing.active_children():
+            if process.name == "tiny, seed 4, process 2":
+                process.kill()
+
+
+class Record(NoTracking):
+    """A tracker that remembers the epochs and the end."""
+
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+        self.ends: list[tuple[str, str]] = []
+
+    def log_epochs(self, history) -> None:
+        self.epochs = [int(row["epoch"]) for row in history]
+
+    def finish(self, status: str, stop_reason: str) -> None:
+        self.ends.append((status, stop_reason))
+
+
+def test_a_member_in_two_processes_outlives_the_death_of_one(tmp_path, stripes):
+    recipe = dataclasses.replace(BASE, seeds=(4,), num_epochs=2, batch_size=16, accumulate=1)
+    job = SeedJob(
+        run="tiny",
+        recipe=recipe,
+        seed=4,
+        dataset=stripes,
+        output=tmp_path / "apart",
+        device="cpu",
+        precision="float32",
+        threads=1,
+        processes=2,
+    )
+    alone = dataclasses.replace(job, processes=1, output=tmp_path / "alone")
+    loaded, record = load_job_data(job, NoDisplay()), Record()
+    (expected,) = train_here(
+        [alone], lambda job: Record(), NoDisplay(), lambda: None, loaded=loaded
+    )
+
+    train_apart = Processes(parallel=1)
+    with pytest.raises(DiedError, match=r"seed 4 \(process 2 of 2 killed by SIGKILL\); the same"):
+        list(train_apart([job], lambda job: record, KillsAFollower(), lambda: None, loaded=loaded))
+    assert record.ends == [("KILLED", "killed")]
+    assert record.epochs == [1]
+    assert not [p for p in multiprocessing.active_children() if p.name.startswith("tiny")]
+
+    said = Said()
+    (result,) = train_apart([job], lambda job: record, said, lambda: None, loaded=loaded)
+    assert result.session_seconds < result.seconds  # it went on
+    assert record.epochs == [1, 2]
+    assert record.ends[-1] == ("FINISHED", "epochs")
+    for row, other in zip(result.history, expected.history, strict=True):
+        assert row["train_loss"] == pytest.approx(other["train_loss"], rel=5e-3)
+    model, _ = read_model(job.output)
+    assert {type(m) for m in model.modules()} == {
+        type(m) for m in build_for_training(recipe, ("0", "1")).modules()
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"processes_per_seed": 0}, "processes_per_seed must be at least 1, got 0"),
+        ({"engine": "ray"}, "processes_per_seed must be 1 with engine=ray, got 3"),
+        ({"device": "cuda:1"}, "device must be auto, cpu or cuda with processes_per_seed"),
+        ({"batch_size": 2}, "processes_per_seed must be at most batch_size, 2, got 3: each"),
+        ({"checkpointing": True}, "processes_per_seed must be 1 with checkpointing, got 3"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(options, message):
+    options = {"device": "cpu", "processes_per_seed": 3, **options}
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    changes = {name: value for name, value in options.items() if name in names}
+    options = {name: value for name, value in options.items() if name not in names}
+    with pytest.raises(InputError, match=message):
+        make_plan(resolve_run("ensemble_1", None, changes), Setup(**options))
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    setup = Setup(device="cuda", processes_per_seed=2, parallel=2, engine="processes")
+    with pytest.raises(InputError, match="must be at most the number of GPUs, 3, got 4: each"):
+        make_plan(resolve_run("ensemble_1", None, {}), setup)
+
+
+def test_each_process_has_its_own_gpu_and_its_part_of_the_threads(monkeypatch, stripes, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    job = SeedJob(
+        run="tiny",
+        recipe=BASE,
+        seed=4,
+        dataset=stripes,
+        output=tmp_path,
+        device="cuda",
+        processes=2,
+    )
+    assert [own.device for own in jobs_of_processes(job, place=1)] == ["cuda:2", "cuda:3"]
+    plan = make_plan(
+        resolve_run("ensemble_1", None, {}), Setup(device="cpu", threads=7, processes_per_seed=2)
+    )
+    assert plan.threads == 6
+    assert plan.shared_params()["processes_per_seed"] == 2
+    assert plan.recipe.digest() == resolve_run("ensemble_1", None, {}).recipe.digest()

@@ -20,7 +20,8 @@ class SeedJob:
         dataset: the data folder.
         cache: `decoded`, or `stream`: images are decoded when they are needed.
         output: the member's own folder; a checkpoint in it is continued.
-        threads: of the CPU; 0: as many as torch takes.
+        threads: of the CPU, of each process; 0: as many as torch takes.
+        processes: how many train it together.
         time_limit: seconds for all of its epochs, instead of the recipe's number of epochs.
     """
 
@@ -36,6 +37,7 @@ class SeedJob:
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
+    processes: int = 1
     time_limit: float | None = None
 
     @property

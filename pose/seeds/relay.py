@@ -9,13 +9,12 @@ connection go
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from pose.config import Recipe
-from pose.data.loaded import LoadedData
 from pose.device import keep_freed_memory
 from pose.display import BatchProgress, Display
 from pose.errors import DivergedError, InputError, one_line
@@ -24,7 +23,7 @@ from pose.member_key import MemberKey
 from pose.results import SeedResult
 from pose.seeds.folder import FolderHere
 from pose.seeds.job import SeedJob, SeedTracker
-from pose.seeds.train import load_job_data, train_seed
+from pose.seeds.train import load_same_data, train_seed
 
 # A bar that moves more often looks no smoother.
 PROGRESS_SECONDS = 0.1
@@ -141,39 +140,29 @@ class FarTracker:
 
 
 def train_elsewhere(
-    end: FarEnd, job: SeedJob, dataset_digest: str, tracker: SeedTracker | None = None
+    end: FarEnd,
+    job: SeedJob,
+    dataset_digest: str,
+    tracker: SeedTracker | None = None,
+    followers: Sequence[Connection] = (),
 ) -> None:
     """Train `job` in this process for whoever is at the other end.
 
     Args:
         dataset_digest: of the data there, which must be the data here.
         tracker: default: one that records there, where the job's folder is the same.
+        followers: connections to the job's other processes.
 
     Raises:
-        EOFError, ConnectionError: nobody is there any more.
-    """
-
-    def load(display: Display) -> LoadedData:
-        loaded = load_job_data(job, display)
-        if loaded.digest != dataset_digest:
-            raise InputError(f"{job.dataset} must stay as it is while it is trained on")
-        return loaded
-
-    train_far(end, job, load, tracker or FarTracker(end))
-
-
-def train_far(
-    end: FarEnd, job: SeedJob, load: Callable[[Display], LoadedData], tracker: SeedTracker
-) -> None:
-    """Train `job` at the far end, and say at the other how it ended.
-
-    Raises:
-        EOFError, ConnectionError: the near end is gone. The next start goes on from the checkpoint.
+        EOFError, ConnectionError: nobody is there any more, or one of the other processes is not.
+            The next start goes on from the checkpoint.
     """
     keep_freed_memory()
     display = FarDisplay(end)
     try:
-        end.end("result", train_seed(job, load(display), tracker, display, end.stop))
+        loaded = load_same_data(job, dataset_digest, display)
+        tracker = tracker or FarTracker(end)
+        end.end("result", train_seed(job, loaded, tracker, display, end.stop, followers))
     except GONE:
         raise
     except DivergedError as error:

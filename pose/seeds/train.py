@@ -1,7 +1,9 @@
 """Trains one seed, from its job to its folder."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from pose.seeds.job import SeedJob, SeedTracker
 from pose.seeds.output import write_results
 from pose.soft_labels import read_soft_labels, soft_labels_path
 from pose.stop import Stop, ending
+from pose.training.followers import leading
 from pose.training.loop import train
 from pose.training.model import build_for_training
 from pose.training.predict import batches_of_images
@@ -50,35 +53,67 @@ def load_job_data(job: SeedJob, display: Display) -> LoadedData:
     )
 
 
+def load_same_data(job: SeedJob, dataset_digest: str, display: Display) -> LoadedData:
+    """The data of `job`, decoded, where it began in another process.
+
+    Raises:
+        InputError: it is not what that process found.
+    """
+    loaded = load_job_data(job, display)
+    if loaded.digest != dataset_digest:
+        raise InputError(f"{job.dataset} must stay as it is while it is trained on")
+    return loaded
+
+
 def train_seed(
-    job: SeedJob, loaded: LoadedData, tracker: SeedTracker, display: Display, stop: Stop
+    job: SeedJob,
+    loaded: LoadedData,
+    tracker: SeedTracker,
+    display: Display,
+    stop: Stop,
+    followers: Sequence[Connection] = (),
 ) -> SeedResult:
     """Train the seed of `job` on its data, from its checkpoint where it has one.
 
     Whatever happens, the tracker hears how it ended.
 
+    Args:
+        followers: connections to the job's other processes, where `follow_seed` is at work.
+
     Raises:
         DivergedError: a loss, weight or logit is no longer finite.
+        PeerLostError: another of the job's processes is gone.
     """
     with ending(tracker.finish):
-        result = _train(job, loaded, tracker, display, stop)
+        result = _train(job, loaded, tracker, display, stop, followers)
     tracker.finish("FINISHED" if result.is_finished else "KILLED", result.stop_reason)
     return result
 
 
-def _train(
-    job: SeedJob, loaded: LoadedData, tracker: SeedTracker, display: Display, stop: Stop
-) -> SeedResult:
+def begin(job: SeedJob, loaded: LoadedData) -> tuple[TrainState, TrainingData, torch.dtype]:
+    """The state of `job` before its first step, its data and its arithmetic, in this process."""
     recipe = job.recipe
     if job.threads and job.threads != torch.get_num_threads():
         torch.set_num_threads(job.threads)
     device = pick_device(job.device)
-    precision = pick_precision(job.precision, device)
     data = training_data(loaded, recipe, job.key, device)
     labels = loaded.dataset.classes.labels
     if recipe.distil_sha256 is not None:
         data = _with_soft_labels(data, job, loaded, recipe.distil_sha256)
     state = start_state(lambda: build_started(job, labels, data), recipe, job.seed, device)
+    return state, data, pick_precision(job.precision, device)
+
+
+def _train(
+    job: SeedJob,
+    loaded: LoadedData,
+    tracker: SeedTracker,
+    display: Display,
+    stop: Stop,
+    followers: Sequence[Connection],
+) -> SeedResult:
+    recipe = job.recipe
+    state, data, precision = begin(job, loaded)
     # What a checkpoint must belong to if it is to be continued.
     identity = {
         "recipe": recipe.digest(),
@@ -89,14 +124,8 @@ def _train(
     saved = _find_checkpoint(job, identity, tracker, display)
     if saved is not None:
         state.load_state_dict(saved)
-        if saved["precision"] != str(precision):
-            display.say(f"{job.key}: begun in {saved['precision']}, goes on in {precision}")
-        threads = saved.get("threads", torch.get_num_threads())
-        if device.type == "cpu" and threads != torch.get_num_threads():
-            display.say(
-                f"{job.key}: begun with {threads} threads, goes on with "
-                f"{torch.get_num_threads()}: its weights depend on them"
-            )
+        for line in _differences(job, state, saved, precision):
+            display.say(f"{job.key}: {line}")
     tracker.log_epochs(state.history)
     seconds_before = state.seconds
 
@@ -108,19 +137,27 @@ def _train(
             "identity": identity,
             "precision": str(precision),
             "threads": torch.get_num_threads(),
+            "processes": job.processes,
         }
         seed_folder.write_checkpoint(job.output, checkpoint)
         seed_folder.write_history(job.output, state.history)
         tracker.log_epochs(state.history)
         display.show_epoch(job.key, row, state.best_epoch)
 
-    stop_reason = train(
-        Step(state, data, recipe, precision, _tell_smaller(job, tracker, display)),
-        callbacks=[save_then_log],
-        stop=stop,
-        progress=display.start_seed(job.key, recipe, state.num_epochs_done, job.time_limit),
-        time_limit=job.time_limit,
-    )
+    stepping: AbstractContextManager[Step]
+    if followers:
+        stepping = leading(followers, state, data, recipe, precision)
+    else:
+        tell_smaller = _tell_smaller(job, tracker, display)
+        stepping = nullcontext(Step(state, data, recipe, precision, tell_smaller))
+    with stepping as step:
+        stop_reason = train(
+            step,
+            callbacks=[save_then_log],
+            stop=stop,
+            progress=display.start_seed(job.key, recipe, state.num_epochs_done, job.time_limit),
+            time_limit=job.time_limit,
+        )
     result = SeedResult(
         seed=job.seed,
         fold=job.fold,
@@ -138,6 +175,26 @@ def _train(
     elif (job.output / seed_folder.CHECKPOINT).exists():
         tracker.log_checkpoint(job.output)
     return result
+
+
+def _differences(
+    job: SeedJob, state: TrainState, saved: dict[str, Any], precision: torch.dtype
+) -> Iterator[str]:
+    """What is not as it was when the checkpoint `saved` was written."""
+    if saved["precision"] != str(precision):
+        yield f"begun in {saved['precision']}, goes on in {precision}"
+    # Checkpoints of earlier versions have neither.
+    threads, processes = saved.get("threads", torch.get_num_threads()), saved.get("processes", 1)
+    if processes != job.processes:
+        yield (
+            f"begun in {processes} processes, goes on in {job.processes}: its weights depend on "
+            "them within rounding"
+        )
+    elif state.device.type == "cpu" and threads != torch.get_num_threads():
+        yield (
+            f"begun with {threads} threads, goes on with {torch.get_num_threads()}: its weights "
+            "depend on them"
+        )
 
 
 def _with_soft_labels(

@@ -8,7 +8,7 @@ from pose.data.tensors import TrainingData
 from pose.errors import InputError, one_line
 from pose.training.group import ProcessGroup
 from pose.training.state import TrainState
-from pose.training.step import Step, split_batches, training_batch
+from pose.training.step import Step, split_batches, training_batch, with_neighbours
 from pose.training.whole_batch import Part, WholeBatch
 
 
@@ -48,14 +48,26 @@ class DataParallelStep(Step):
                 f"found: {one_line(error)}: lower batch_size and raise accumulate as much"
             ) from error
 
-    def _train(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def gathered(self, rows: Tensor) -> Tensor:
+        """Those of `rows` whose images a step on them asks for here, in its order."""
+        _, own = self._own(rows)
+        needed = torch.cat(own)
+        if self.recipe.mixup_alpha or self.recipe.cutmix_alpha:
+            needed, _ = with_neighbours(needed, len(rows))
+        return rows[needed.to(rows.device)]
+
+    def _own(self, rows: Tensor) -> tuple[list[Part], list[Tensor]]:
+        """This process's part of each of the batches in `rows`, and its positions in `rows`."""
         batches = [len(batch) for batch in split_batches(rows, self._part_size)]
         parts = [Part.of(self.group, num_images) for num_images in batches]
         starts = torch.tensor([0, *batches]).cumsum(0).tolist()
-        own = [
+        return parts, [
             torch.arange(part.positions.start, part.positions.stop) + start
             for part, start in zip(parts, starts, strict=False)
         ]
+
+    def _train(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        parts, own = self._own(rows)
         images, labels, targets = training_batch(
             self.data, rows, self.recipe, self.state.augment_generator, torch.cat(own)
         )

@@ -5,7 +5,8 @@ connection to each of the others go
 
     to the leader:      ("ready", ""), or at any time what failed: ("input", text), ("bug", text)
     to the followers:   where to meet, with the state to begin from, then
-                        ("epoch", num_epochs_done) and ("step", (rows, learning_rate))
+                        ("epoch", (num_epochs_done, batches of rows)) and, for each of them as long
+                        as there is time, ("step", learning_rate)
 
 and both end when it is closed.
 """
@@ -77,10 +78,11 @@ class LeadingStep(DataParallelStep):
         self._followers = followers
         super().__init__(state, data, recipe, precision, followers.group)
 
-    def begin_epoch(self, num_epochs_done: int) -> None:
+    def epoch(self, num_epochs_done: int, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """As the step of one process."""
-        self._followers.tell("epoch", num_epochs_done)
-        super().begin_epoch(num_epochs_done)
+        numbers = [rows.cpu().numpy() for rows in batches]
+        self._followers.tell("epoch", (num_epochs_done, numbers))
+        yield from super().epoch(num_epochs_done, batches)
 
     def set_learning_rate(self, rate: float) -> None:
         """As the step of one process."""
@@ -88,13 +90,13 @@ class LeadingStep(DataParallelStep):
         super().set_learning_rate(rate)
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As the step of one process.
+        """As the step of one process, on the next batch of the epoch.
 
         Raises:
             InputError: memory is not enough, here or in another process.
             PeerLostError: another process is gone.
         """
-        self._followers.tell("step", (rows.tolist(), self._learning_rate))
+        self._followers.tell("step", self._learning_rate)
         try:
             return super().__call__(rows)
         except PeerLostError as error:
@@ -166,15 +168,18 @@ def follow(
         group = ProcessGroup(find_store(port, size), rank, size, state.device)
         step = DataParallelStep(state, data, recipe, precision, group)
         with contextlib.suppress(EOFError):
-            while True:
-                _do(step, *link.recv())
+            _take_steps(step, link)
         group.leave()
 
 
-def _do(step: DataParallelStep, what: str, value: Any) -> None:
-    if what == "epoch":
-        step.begin_epoch(value)
-        return
-    rows, learning_rate = value
-    step.set_learning_rate(learning_rate)
-    step(torch.tensor(rows, device=step.data.images.device))
+def _take_steps(step: DataParallelStep, link: Connection) -> None:
+    batches: Iterator[Tensor] = iter(())
+    while True:
+        what, value = link.recv()
+        if what == "epoch":
+            num_epochs_done, numbers = value
+            rows = [torch.from_numpy(batch).to(step.data.images.device) for batch in numbers]
+            batches = step.epoch(num_epochs_done, rows)
+        else:
+            step.set_learning_rate(value)
+            step(next(batches))

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pose import metrics
 from pose.config import Recipe
-from pose.data.streamed import decoding_ahead
 from pose.display import BatchProgress
 from pose.errors import DivergedError
 from pose.history import Row
@@ -125,7 +124,6 @@ def train_one_epoch(step: Step, pace: Pace, stop: Stop, progress: BatchProgress)
         original.
     """
     state, data, num_classes = step.state, step.data, step.num_classes
-    step.begin_epoch(state.num_epochs_done)
     device = state.device
     order = data.train_rows[torch.randperm(len(data.train_rows), generator=state.shuffle_generator)]
     # Copied once, not in every step.
@@ -135,7 +133,7 @@ def train_one_epoch(step: Step, pace: Pace, stop: Stop, progress: BatchProgress)
     losses = torch.zeros(len(batches), device=device)
     confusion = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
     learning_rate = 0.0
-    for number, rows in enumerate(decoding_ahead(data.images, batches)):
+    for number, rows in enumerate(step.epoch(state.num_epochs_done, batches)):
         if stop():
             return None
         done = pace.progress(number / len(batches))

@@ -1,6 +1,6 @@
 """One training step: rows to an augmented batch, forward, backward, optimizer, average."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pose.config import Recipe
+from pose.data.streamed import decoding_ahead
 from pose.data.tensors import TrainingData, framing_of
 from pose.errors import InputError, one_line
 from pose.training import optimization
@@ -58,12 +59,22 @@ class Step:
         if state.ema is not None:
             self.average = MovingAverage(state.ema, state.model)
 
-    def begin_epoch(self, num_epochs_done: int) -> None:
-        """Have the model train, as far as it does after so many epochs."""
+    def epoch(self, num_epochs_done: int, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The epoch's batches of rows, each to be trained on before the next is asked for.
+
+        The model trains as far as it does after so many epochs.
+        """
         self.state.model.train()
         if self.recipe.freeze_epochs:
             is_frozen = num_epochs_done < self.recipe.freeze_epochs
             optimization.freeze_all_but_head(self.state.model, is_frozen)
+        gathered = [self.gathered(rows) for rows in batches]
+        for rows, _ in zip(batches, decoding_ahead(self.data.images, gathered), strict=False):
+            yield rows
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """Those of `rows` whose images a step on them asks for, in its order."""
+        return rows
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of the next step."""
@@ -277,10 +288,18 @@ class Drawn(NamedTuple):
         """The images at `own` `(m,)`, mixed with their neighbours in the batch."""
         if self.mixing.own_part is None:
             return self.at(own).images()
-        before = (own - 1) % len(self.rows)
-        needed, places = torch.cat([own, before]).unique(return_inverse=True)
+        needed, places = with_neighbours(own, len(self.rows))
         images = self.at(needed).images()
         return self.mixing.mix(images[places[: len(own)]], images[places[len(own) :]])
+
+
+def with_neighbours(own: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
+    """The positions `own` `(m,)` and those before them in a batch, each once.
+
+    Returns:
+        the positions, and where among them are `own` and then their neighbours, `(2 * m,)`.
+    """
+    return torch.cat([own, (own - 1) % num_images]).unique(return_inverse=True)
 
 
 def soft_targets(soft: Tensor, labels: Tensor, weight: float) -> Tensor:

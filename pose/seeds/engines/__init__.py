@@ -52,7 +52,7 @@ class Engine(Protocol):
 
 def pick_engine(setup: Setup) -> Engine:
     """The engine that `setup` names."""
-    if setup.engine == "processes":
+    if setup.engine == "processes" or setup.processes_per_seed > 1:
         return Processes(parallel=setup.parallel or 1)
     if setup.engine == "ray":
         return RayTasks(parallel=setup.parallel, gpus=_gpus(setup))
