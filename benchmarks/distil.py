@@ -28,7 +28,7 @@ from pose.metrics import f1_of
 ROOT = Path(__file__).parents[1]
 # How far the student may be from its ensemble, in macro-F1 on the test images.
 MARGIN = 0.01
-TEACHER, SOFT, HALF, HARD = "ensemble", "student, weight 1", "student, weight 0.5", "labels alone"
+TEACHER = "ensemble of three"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,18 +100,18 @@ def measure(work: Path, args: argparse.Namespace) -> dict[str, list[Outcome]]:
     common += [f"num_epochs={args.epochs}"] if args.epochs else []
     train(work, "teachers", *common)
     outcomes = {TEACHER: [vote(work, "teachers")]}
-    kinds = {
-        SOFT: ["distil=teachers"],
-        HALF: ["distil=teachers", "distil_weight=0.5"],
-        HARD: [],
-    }
     for seed in args.seeds:
-        for number, (kind, options) in enumerate(kinds.items()):
-            name = f"student_{number}_{seed}"
-            train(work, name, f"seeds={seed}", *options, *common)
-            outcomes.setdefault(kind, []).append(vote(work, name))
-            print(kind, seed, outcomes[kind][-1], flush=True)
+        for weight in args.weights:
+            name = f"student_{seed}_{weight:g}"
+            targets = ["distil=teachers", f"distil_weight={weight:g}"] if weight else []
+            train(work, name, f"seeds={seed}", *targets, *common)
+            outcomes.setdefault(_kind(weight), []).append(vote(work, name))
+            print(name, outcomes[_kind(weight)][-1], flush=True)
     return outcomes
+
+
+def _kind(weight: float) -> str:
+    return f"student, distil_weight={weight:g}" if weight else "one network, from the labels"
 
 
 def main() -> None:
@@ -122,12 +122,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="by default those of the run demo")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8], help="of the students")
+    parser.add_argument(
+        "--weights", type=float, nargs="+", default=[1.0], help="distil_weight; 0: labels alone"
+    )
     report.add_options(parser, "distil")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         outcomes = measure(Path(root), args)
     ensemble = outcomes[TEACHER][0]
-    gaps = [one.test_f1 - ensemble.test_f1 for one in outcomes[SOFT]]
+    gaps = [one.test_f1 - ensemble.test_f1 for one in outcomes[_kind(args.weights[0])]]
     report.write_report(
         args.report,
         title="One network in place of an ensemble",
