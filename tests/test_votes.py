@@ -14,7 +14,9 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.models.cli import commands as models_commands
 from said import Said
 
 from pose import ballot
@@ -353,6 +355,31 @@ def test_the_registered_ensemble_gives_the_labels_of_predictions_csv(place, voti
     assert [ensemble.labels[pred] for pred in preds.tolist()] == [label for _, label in rows]
     metrics = place.client().get_run(voted.run_id).data.metrics
     assert metrics["val_f1_low"] <= metrics["val_f1"] <= metrics["val_f1_high"]
+
+
+def test_a_vote_in_a_container_has_what_it_needs(place, tmp_path, monkeypatch):
+    place.vote()
+    # As `mlflow models generate-dockerfile -m ... -d image --env-manager local`.
+    image = tmp_path / "image"
+    command = ["generate-dockerfile", "-m", "models:/pose-ensemble/1", "-d", str(image)]
+    done = CliRunner().invoke(models_commands, [*command, "--env-manager", "local"])
+    assert done.exit_code == 0, done.output
+    dockerfile = (image / "Dockerfile").read_text()
+    assert "COPY model_dir /opt/ml/model" in dockerfile
+    assert "_install_pyfunc_deps('/opt/ml/model'" in dockerfile
+    requirements = (image / "model_dir" / "requirements.txt").read_text()
+    names = {re.split("[=<>!~ ]", line)[0].lower() for line in requirements.splitlines()}
+    assert {"mlflow", "torch", "torchvision", "numpy", "pillow", "simplejpeg"} <= names
+    assert not names & {"kagglehub", "scikit-learn", "matplotlib"}
+    assert "+" not in requirements
+    # What is copied answers alone, without the store that it came from.
+    (tmp_path / "mlflow.db").unlink()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
+    model = mlflow.pyfunc.load_model(str(image / "model_dir"))
+    files = sorted((place.data / "test_images").glob("*.jpg"))
+    with open(place.out, newline="") as handle:
+        labels = [row["label"] for row in csv.DictReader(handle)]
+    assert list(model.predict([str(path) for path in files])["label"]) == labels
 
 
 def test_too_few_rows_make_a_vote_soft_and_it_says_so(place):
