@@ -4,7 +4,6 @@ MLflow imports this module by its name, which every saved model holds: it must n
 one of this package that needs MLflow and pandas.
 """
 
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 
 from pose_models.hardware import keep_freed_memory
 from pose_models.predictor import CONFIG_FILE, Predictor, PredictorConfig
+from pose_models.seal import read_sealed
 
 # Names of the column of a table that holds its images.
 COLUMNS = ("image", "images", "path", "file")
@@ -47,7 +47,8 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> "I
     """What MLflow calls to load a model; `path` is its data folder."""
     data = Path(path)
     device = str((model_config or {}).get("device") or "cpu")
-    config = PredictorConfig.from_dict(json.loads((data / CONFIG_FILE).read_text(encoding="utf-8")))
+    # Before the weights are unpickled.
+    config = PredictorConfig.from_dict(read_sealed(data / CONFIG_FILE))
     keep_freed_memory()
     model = mlflow.pytorch.load_model(str(data.parent))
     return ImageTable(Predictor(model, config, device))

@@ -3,6 +3,8 @@
 import dataclasses
 import importlib.util
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +23,9 @@ from pose.data.image_files import find_images
 from pose.display import NoDisplay
 from pose.errors import InputError
 from pose.predict import predict
+from pose_models.errors import ModelError
 from pose_models.pyfunc import _load_pyfunc
+from pose_models.seal import read_sealed
 
 
 @pytest.fixture
@@ -266,3 +270,30 @@ def test_a_cluster_writes_the_same_bytes_and_goes_on(saved_ensemble, folder, tmp
 def test_a_cluster_is_of_cpus(saved_ensemble):
     with pytest.raises(InputError, match="device must be cpu with engine=ray, got 'cuda'"):
         setup_of(saved_ensemble, "photos", "out.csv", engine="ray", device="cuda")
+
+
+@pytest.mark.parametrize("name", ["model.pth", "predictor.json"])
+def test_a_flipped_bit_in_a_saved_model_is_noticed(saved_ensemble, folder, tmp_path, name):
+    model = tmp_path / "model"
+    shutil.copytree(saved_ensemble, model)
+    path = model / "data" / name
+    data = bytearray(path.read_bytes())
+    generator = random.Random(0)
+    for _ in range(10):
+        place, bit = generator.randrange(len(data)), 1 << generator.randrange(8)
+        data[place] ^= bit
+        path.write_bytes(data)
+        with pytest.raises(ModelError, match=name.replace(".", r"\.")):
+            read_sealed(model / "data" / "predictor.json")
+        data[place] ^= bit
+    path.write_bytes(data[:-1])
+    with pytest.raises(InputError, match=f"model must be one that can be loaded, .*: {name} must"):
+        predict(setup_of(model, folder, tmp_path / "out.csv"), NoDisplay())
+    path.unlink()
+    with pytest.raises(InputError, match="model must be one that can be loaded"):
+        predict(setup_of(model, folder, tmp_path / "out.csv"), NoDisplay())
+
+
+def test_a_model_from_before_there_were_seals_is_taken_as_it_is(tmp_path):
+    (tmp_path / "predictor.json").write_text('{"labels": ["a"]}')
+    assert read_sealed(tmp_path / "predictor.json") == {"labels": ["a"]}

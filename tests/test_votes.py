@@ -611,3 +611,17 @@ def test_predictions_take_the_place_of_no_other_datas_tables(place, tmp_path):
 def test_a_text_that_can_be_no_id_is_no_parent(place):
     with pytest.raises(InputError, match="parent must be the id of a training run"):
         place.vote(run="tiny", parent="a' or tags.run = 'tiny")
+
+
+@pytest.mark.parametrize("name", ["val_predictions.csv", "config.json"])
+def test_what_a_member_was_recorded_with_is_what_votes(place, monkeypatch, name):
+    fetch = Tracker.fetch_member
+
+    def damage(tracker, member, folder):
+        fetch(tracker, member, folder)
+        text = (folder / name).read_text()
+        (folder / name).write_text(text.replace("0.4", "0.5").replace('"exif": "o', '"exif": "n'))
+
+    monkeypatch.setattr(Tracker, "fetch_member", damage)
+    with pytest.raises(InputError, match=r"found others: their checksum is wrong"):
+        place.vote()

@@ -21,6 +21,7 @@ class RegisteredMember:
         recipe: what it was trained with, and any changes to it, in words.
         weights_sha256: of the weights that were registered; empty where they were not hashed yet.
         dataset_digest: of the data that it was trained on.
+        files_sha256: of what else a vote reads of it; empty where it was not hashed yet.
     """
 
     run: str
@@ -33,6 +34,7 @@ class RegisteredMember:
     weights_sha256: str = ""
     dataset_digest: str = ""
     fold: int = 0
+    files_sha256: str = ""
 
     @property
     def name(self) -> str:

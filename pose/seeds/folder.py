@@ -154,6 +154,20 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def files_sha256(folder: Path) -> str:
+    """SHA-256 of what a vote reads of a member besides its weights; empty where that is not there.
+
+    The card holds the weights to theirs; nothing holds the card and the validation predictions.
+    """
+    digest = hashlib.sha256()
+    try:
+        for name in (CONFIG, VAL_PREDICTIONS):
+            digest.update(hashlib.sha256(read_bytes(folder / name)).digest())
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write a state dict, atomically."""
     # By a file of Python's: what goes wrong is then said by the system, and not by torch alone.

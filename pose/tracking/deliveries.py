@@ -232,7 +232,8 @@ class Deliveries:
                 return {"lost": [seed_folder.WEIGHTS]}
             model_id = self._log_model(run, *found, record)
             self._store.log_model_metrics(run, model_id, missing, at=record.at)
-            self._register(run, model_id, found[1])
+            folder = self._spool.folder / values["member"]
+            self._register(run, model_id, found[1], folder)
         self._models.pop(values["member"], None)
         return facts
 
@@ -248,7 +249,7 @@ class Deliveries:
             model_format=record.values["model_format"],
         )
 
-    def _register(self, run: Run, model_id: str, card: ModelCard) -> None:
+    def _register(self, run: Run, model_id: str, card: ModelCard, folder: Path) -> None:
         tags = run.data.tags
         packaging.register(
             self._store,
@@ -263,6 +264,7 @@ class Deliveries:
                 "val_f1": f"{card.val_f1:.6f}",
                 "dataset_digest": card.dataset_digest,
                 "weights_sha256": card.weights_sha256,
+                "files_sha256": seed_folder.files_sha256(folder),
                 "parent_run_id": tags[PARENT_TAG],
             },
         )

@@ -3,7 +3,6 @@
 MLflow's `Model.log` calls `save_model` here, as it does in its own flavours' modules.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import nn
 from pose.model_card import ModelCard
 from pose.seeds.folder import decoding_of
 from pose_models.predictor import CONFIG_FILE, PredictorConfig
+from pose_models.seal import sealed_text
 
 # MLflow imports it by this name when the model is loaded; importing it here would make every
 # command wait for what it needs.
@@ -57,8 +57,8 @@ def save_model(
         **options,
     )
     flavor = mlflow_model.flavors[mlflow.pyfunc.FLAVOR_NAME]
-    data = Path(path, flavor["data"], CONFIG_FILE)
-    data.write_text(json.dumps(config.to_dict()), encoding="utf-8")
+    data = Path(path, flavor["data"])
+    (data / CONFIG_FILE).write_text(sealed_text(config.to_dict(), data), encoding="utf-8")
     mlflow.pyfunc.add_to_model(
         mlflow_model,
         loader_module=LOADER,

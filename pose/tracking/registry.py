@@ -253,6 +253,7 @@ def member_of(found: ModelVersion) -> RegisteredMember:
         recipe=found.tags.get("recipe", found.tags["run"]),
         weights_sha256=found.tags.get("weights_sha256", ""),
         dataset_digest=found.tags.get("dataset_digest", ""),
+        files_sha256=found.tags.get("files_sha256", ""),
     )
 
 
