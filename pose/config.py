@@ -28,6 +28,7 @@ PREDICTING_ENGINES = ("local", "ray")
 EXPORT_FORMATS = ("onnx", "pt2", "int8")
 TABLE_SUFFIXES = (".csv", ".parquet")
 DEVICE_HELP = "auto, cpu, cuda, cuda:<n> or mps"
+SHUFFLES = ("all", "shards")
 CACHES = ("decoded", "stream")
 PREDICTING_THREADS_HELP = (
     "CPU threads, with ray those of each shard; the last digits depend on it; 0: the cores"
@@ -131,6 +132,12 @@ class Recipe:
     patience: int = setting(
         0, "epochs without a better val_f1 before stopping; 0: never stop early", no_op=0
     )
+    shuffle: str = setting(
+        "all",
+        "order of an epoch's images: all at random; shards: one tar file after the other, mixed "
+        "within 4,096 images, for disks that are slow at random reading",
+        no_op="all",
+    )
     optimizer: str = setting("muon", f"one of {', '.join(OPTIMIZERS)}")
     learning_rate: float = setting(2e-3, "highest learning rate")
     weight_decay: float = setting(
@@ -225,6 +232,7 @@ class Recipe:
         _check_choice("exif", self.exif, EXIF)
         self._check_framing()
         self._check_start()
+        _check_choice("shuffle", self.shuffle, SHUFFLES)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("class_weighting", self.class_weighting, CLASS_WEIGHTINGS)

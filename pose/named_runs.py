@@ -32,6 +32,7 @@ ORIGINAL = Recipe(
     batch_size=64,
     accumulate=1,
     num_epochs=300,
+    shuffle="all",
     patience=20,
     optimizer="adam",
     learning_rate=1e-3,

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import pose.data.cache
-import pose.data.survey
+import pose.data.shards
 from pose.data.folder import check_images, read_dataset, refuse_input
 from pose.data.loaded import LoadedData, decode_dataset, load_data
-from pose.data.shards import TarMember, list_tar, read_file
+from pose.data.shards import TarMember, announce, list_tar, read_file, shards_of
 from pose.data.survey import OPENERS
+from pose.data.tensors import TrainingData
 from pose.errors import InputError
+from pose.training.order import epoch_order
 
 
 def pack(tar: Path, files: list[Path], kind: int = tarfile.PAX_FORMAT) -> Path:
@@ -70,17 +71,23 @@ def test_tars_may_lie_beside_the_labels(tmp_path, stripes, tars):
     refuse_input(beside / "predictions.csv", beside, "out_path")
 
 
-@pytest.mark.parametrize(("cache", "room"), [("decoded", "cache"), ("stream", "survey")])
-def test_each_tar_is_read_from_its_start_to_its_end(tmp_path, monkeypatch, tars, cache, room):
+@pytest.mark.parametrize("cache", ["decoded", "stream"])
+def test_each_tar_is_read_from_its_start_to_its_end(tmp_path, monkeypatch, tars, cache):
     seen = []
-    module = getattr(pose.data, room)
-    monkeypatch.setattr(module, "read_file", lambda file: seen.append(file) or read_file(file))
-    files = read_dataset(tars).files
+    pread, files = os.pread, read_dataset(tars).files
+
+    def read(descriptor: int, size: int, offset: int) -> bytes:
+        seen.append((os.fstat(descriptor).st_ino, offset))
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", read)
     OPENERS[cache](files, 24, cache_root=tmp_path, num_workers=1)
-    places = [(file.tar.name, file.offset) for file in seen]
-    assert len(places) == 60
-    assert places == sorted(places)
-    assert places != [(file.tar.name, file.offset) for file in files]
+    expected = [(file.tar.stat().st_ino, file.offset) for file in files]
+    assert seen != expected
+    assert sorted(seen) == sorted(expected)
+    ends = [number for number in range(1, 60) if seen[number - 1][0] != seen[number][0]]
+    assert ends == [30]
+    assert seen == sorted(seen[:30]) + sorted(seen[30:])
 
 
 def test_a_changed_tar_is_decoded_anew(tmp_path, stripes):
@@ -243,3 +250,79 @@ def test_a_tar_that_becomes_shorter_is_said(tmp_path, stripes):
     os.truncate(path, member.offset + 10)
     with pytest.raises(OSError, match="has become shorter"):
         read_file(member)
+
+
+# The order by shards
+
+
+def rows_of(sizes: list[int]) -> tuple[torch.Tensor, ...]:
+    """Shards of so many rows, the first of the last shard being row 0."""
+    ends = [sum(sizes[number:]) for number in range(len(sizes))]
+    return tuple(torch.arange(end - size, end) for end, size in zip(ends, sizes, strict=True))
+
+
+def order_of(shards: tuple[torch.Tensor, ...], seed: int, num_waiting: int) -> list[int]:
+    """Of all rows that are not divisible by 5, which validate."""
+    rows = torch.arange(sum(map(len, shards)))
+    data = TrainingData(
+        images=torch.zeros(len(rows), 3, 1, 1, dtype=torch.uint8), labels=rows, mirrors=rows,
+        train_rows=rows[rows % 5 > 0], val_rows=rows[rows % 5 == 0], shards=shards,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    return epoch_order(data, generator, num_waiting=num_waiting).tolist()
+
+
+def test_shards_come_one_after_the_other_where_nothing_waits():
+    shards = rows_of([20, 10, 30, 5])
+    order = order_of(shards, 0, 1)
+    places = [next(n for n, shard in enumerate(shards) if row in shard) for row in order]
+    changes = [
+        place for before, place in zip([-1, *places], places, strict=False) if place != before
+    ]
+    assert sorted(changes) == [0, 1, 2, 3]
+    for shard in shards:
+        own = [row for row in order if row in shard]
+        assert own == [row for row in shard.tolist() if row % 5]
+    assert {tuple(order_of(shards, seed, 1)) != tuple(order) for seed in range(1, 9)} == {
+        True,
+        False,
+    }
+
+
+@pytest.mark.parametrize("num_waiting", [1, 7, 51, 52, 53, 1000])
+def test_each_training_row_comes_once_and_no_sooner_than_it_is_read(num_waiting):
+    shards = rows_of([20, 10, 30, 5])
+    order = order_of(shards, 3, num_waiting)
+    assert sorted(order) == [row for row in range(65) if row % 5]
+    assert order == order_of(shards, 3, num_waiting)
+    read = order_of(shards, 3, 1)
+    assert all(read.index(row) < place + num_waiting for place, row in enumerate(order))
+
+
+def test_rows_are_mixed_among_those_that_wait():
+    order = torch.tensor(order_of(rows_of([2000]), 0, 400))
+    steps = order.diff().abs().float()
+    assert steps.mean() > 200
+    assert (order[:800] > 900).any()
+
+
+def test_shards_are_tars_in_their_order_and_other_files_by_the_thousand(tars, monkeypatch):
+    monkeypatch.setattr(pose.data.shards, "FILES_PER_SHARD", 4)
+    files = [*read_dataset(tars).files, *(Path(f"{number}.jpg") for number in range(6))]
+    found = shards_of(files)
+    assert sorted(map(len, found)) == [2, 4, 30, 30]
+    assert sorted(row for own in found for row in own) == list(range(66))
+    for own in found:
+        members = [files[row] for row in own if isinstance(files[row], TarMember)]
+        assert len({member.tar for member in members}) <= 1
+        assert [member.offset for member in members] == sorted(m.offset for m in members)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no such hint")
+def test_members_are_announced_in_few_parts_in_the_order_in_which_they_lie(monkeypatch):
+    said = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda handle, *part: said.append(part[:2]))
+    tar, far = Path(__file__), 10 << 20
+    members = [TarMember(tar, "1", start, 100) for start in (far + 900, 700, 512, far)]
+    announce([*members, TarMember(Path("nowhere.tar"), "1", 0, 5), Path("1.jpg")])
+    assert said == [(512, 288), (far, 1000)]

@@ -1,5 +1,6 @@
 """Images that are decoded when they are needed: pixels, rows and weights of decoded ones."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from said import Said
 
 from pose.config import CACHES, Recipe, Setup
+from pose.data import shards
 from pose.data.cache import open_cache
 from pose.data.near_twins import MARKS
 from pose.data.streamed import CHUNK, MIN_BATCHES_AHEAD, StreamedImages, decoding_ahead
@@ -21,7 +23,7 @@ from pose.seeds.job import NoTracking, SeedJob
 from pose.seeds.train import load_job_data, train_seed
 
 RECIPE = Recipe(
-    model="simple_cnn", image_size=24, batch_size=16, num_epochs=3, seeds=(4,), high_pass=True
+    model="simple_cnn", image_size=24, batch_size=16, num_epochs=2, seeds=(4,), high_pass=True
 )
 
 
@@ -35,11 +37,18 @@ def files(make_dataset, tmp_path) -> list[Path]:
     return files
 
 
-def job_in(folder: Path, dataset: Path, cache: str) -> SeedJob:
+def job_in(folder: Path, dataset: Path, cache: str, **changes) -> SeedJob:
     return SeedJob(
-        run="tiny", recipe=RECIPE, seed=4, dataset=dataset, output=folder, cache=cache,
-        device="cpu", precision="float32", num_workers=2,
-    )  # fmt: skip
+        run="tiny",
+        recipe=dataclasses.replace(RECIPE, **changes),
+        seed=4,
+        dataset=dataset,
+        output=folder,
+        cache=cache,
+        device="cpu",
+        precision="float32",
+        num_workers=2,
+    )
 
 
 def train(job: SeedJob, stop=lambda: None, display=None) -> None:
@@ -142,16 +151,20 @@ def test_a_file_that_changes_meanwhile_ends_it_in_a_line(files, tmp_path, harm, 
             images.index_select(0, rows)
 
 
-def test_weights_are_those_of_the_cache_bit_for_bit_also_after_a_stop(tmp_path, stripes):
-    decoded = job_in(tmp_path / "decoded", stripes, "decoded")
+@pytest.mark.parametrize("shuffle", ["all", "shards"])
+def test_weights_are_those_of_the_cache_bit_for_bit_also_after_a_stop(
+    tmp_path, stripes, monkeypatch, shuffle
+):
+    monkeypatch.setattr(shards, "FILES_PER_SHARD", 10)
+    decoded = job_in(tmp_path / "decoded", stripes, "decoded", shuffle=shuffle)
     train(decoded)
-    streamed = job_in(tmp_path / "streamed", stripes, "stream")
-    calls = iter(range(6))
+    streamed = job_in(tmp_path / "streamed", stripes, "stream", shuffle=shuffle)
+    calls = iter(range(4))
     # 48 rows train in 3 batches: stopped in the middle of the second epoch.
     train(streamed, stop=lambda: None if next(calls, None) is not None else "signal")
     assert not (streamed.output / seed_folder.WEIGHTS).exists()
     # What was begun with one goes on with the other: it is the same run.
-    moved = job_in(tmp_path / "moved", stripes, "decoded")
+    moved = job_in(tmp_path / "moved", stripes, "decoded", shuffle=shuffle)
     shutil.copytree(streamed.output, moved.output)
     for job in (streamed, moved):
         said = Said()

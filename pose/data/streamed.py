@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pose.data.decoding import Decoding
-from pose.data.shards import read_file
+from pose.data.shards import announce, read_file
 from pose.errors import InputError, printable
 from pose.files import reason_of
 from pose_models.decode import read_image
@@ -28,6 +28,8 @@ CHUNK = 8
 # Tasks that wait for each thread, and batches that are begun at least.
 TASKS_AHEAD = 2
 MIN_BATCHES_AHEAD = 2
+# Images of which the system hears before they are read.
+NUM_ANNOUNCED = 2048
 
 
 class StreamedImages:
@@ -98,6 +100,10 @@ class StreamedImages:
             self._ahead = before
             pool.shutdown(cancel_futures=True)
 
+    def announce(self, rows: Sequence[int]) -> None:
+        """Have the system read ahead the files at `rows` as far as it can."""
+        announce(self._decoding.files[row] for row in rows)
+
     def decode_into(self, pixels: np.ndarray, rows: Sequence[int]) -> None:
         """Decode the images at `rows` `(n,)` into `pixels` `(n, 3, S, S)`.
 
@@ -163,9 +169,18 @@ class _Ahead:
             least: how many images are being decoded at any time, if there are so many.
         """
         self._images, self._pool, self._least = images, pool, least
-        self._waiting = iter(batches)
+        self._waiting = self._announced(batches)
         self._begun: collections.deque[_Batch] = collections.deque()
         self._begin()
+
+    def _announced(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """`batches`, those of a stretch announced when its first is asked for."""
+        size = max(1, len(batches[0])) if len(batches) else 1
+        stretch = -(-NUM_ANNOUNCED // size)
+        for start in range(0, len(batches), stretch):
+            own = batches[start : start + stretch]
+            self._pool.submit(self._images.announce, torch.cat(list(own)).tolist())
+            yield from own
 
     def _begin(self) -> None:
         while (

@@ -11,6 +11,7 @@ from pose.data.cache import Progress
 from pose.data.exclusion import match_excluded
 from pose.data.folder import Dataset, read_dataset
 from pose.data.loaded import LoadedData, decode_dataset
+from pose.data.shards import shards_of
 from pose.data.split import split_rows
 from pose.data.streamed import Images
 from pose.data.twin_search import group_twins
@@ -30,6 +31,8 @@ class TrainingData:
         val_rows: `(num_val,)` that validate.
         soft_labels: `(N, num_classes)` float32 on the device, learned in place of the labels;
             None: the labels are.
+        shards: rows of `images` that lie together, `(n,)` int64 each, in the order in which they
+            lie, on the CPU, for an order by shards; none: all rows in a random order.
         mirrors: `(num_classes,)` int64 class of each class's mirror image, -1: never flipped.
     """
 
@@ -39,6 +42,7 @@ class TrainingData:
     val_rows: Tensor
     mirrors: Tensor
     soft_labels: Tensor | None = None
+    shards: tuple[Tensor, ...] = ()
 
 
 def framing_of(recipe: Recipe) -> Framing:
@@ -104,4 +108,10 @@ def training_data(
         train_rows=torch.from_numpy(loaded.rows[train_rows]),
         val_rows=torch.from_numpy(loaded.rows[val_rows]),
         mirrors=torch.tensor(loaded.dataset.classes.mirrors, device=device),
+        shards=_shards(loaded) if recipe.shuffle == "shards" else (),
     )
+
+
+def _shards(loaded: LoadedData) -> tuple[Tensor, ...]:
+    places = shards_of(loaded.dataset.files)
+    return tuple(torch.from_numpy(loaded.rows[own]) for own in places)

@@ -18,6 +18,7 @@ from pose.errors import DivergedError
 from pose.history import Row
 from pose.stop import Stop
 from pose.training.optimization import ema_decay_at, learning_rate_at
+from pose.training.order import epoch_order
 from pose.training.predict import predict_logits, score_logits
 from pose.training.state import TrainState
 from pose.training.step import Step, split_batches
@@ -125,7 +126,7 @@ def train_one_epoch(step: Step, pace: Pace, stop: Stop, progress: BatchProgress)
     """
     state, data, num_classes = step.state, step.data, step.num_classes
     device = state.device
-    order = data.train_rows[torch.randperm(len(data.train_rows), generator=state.shuffle_generator)]
+    order = epoch_order(data, state.shuffle_generator)
     # Copied once, not in every step.
     step_size = step.recipe.batch_size * step.recipe.accumulate
     batches = split_batches(order.to(data.images.device), step_size)
