@@ -2,6 +2,8 @@
 
 import click
 
+from entrypoints.output import enduring_output
+
 TEXT = """\
 pose trains seed ensembles of image classifiers. Entry points of this project:
 
@@ -30,4 +32,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with enduring_output():
+        main()

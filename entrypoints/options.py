@@ -13,12 +13,13 @@ import types
 import typing
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from entrypoints.caller import as_typed_there
-from pose.errors import InputError
+from entrypoints.output import enduring_output, lost_output
+from pose.errors import InputError, printable
 
 # The value of an option that was not on the command line. MLproject's defaults say `none`, which
 # means no value for every option that can have none.
@@ -45,9 +46,7 @@ class _Value(click.ParamType):  # type: ignore[type-arg] # generic in newer vers
         if not isinstance(value, str):
             return value
         assert param is not None
-        if not value.strip():
-            # A shell's unset variable, most likely; it must not silently mean something.
-            raise InputError(f"{param.name} must not be empty: give a value, or leave it out")
+        _check_text(param.name, value)
         if self.is_optional and value.lower() == "none":
             return None
         if value.startswith("~") and self.annotation is str:
@@ -70,6 +69,22 @@ class _Value(click.ParamType):  # type: ignore[type-arg] # generic in newer vers
             raise InputError(
                 f"{param.name} must be {expected.get(self.name, kind)}, got {shown!r}"
             ) from None
+
+
+def _check_text(name: str | None, text: str) -> None:
+    """Refuse what no option can mean.
+
+    Raises:
+        InputError: nothing, or bytes that are not UTF-8, which Python keeps as surrogates.
+    """
+    if not text.strip():
+        # A shell's unset variable, most likely; it must not silently mean something.
+        raise InputError(f"{name} must not be empty: give a value, or leave it out")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # A path in another encoding, which neither MLflow nor a table can hold.
+        raise InputError(f"{name} must be in UTF-8, got {printable(text)}: rename it") from None
 
 
 def _whole_number(text: str) -> int:
@@ -173,8 +188,17 @@ def run_command(command: click.Command) -> None:
     # Pillow warns of damaged metadata, which costs no pixel, and of sizes below our limit; images
     # that cannot be read are named by us.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    with enduring_output():
+        _run(command)
+
+
+def _run(command: click.Command) -> NoReturn:
     try:
-        sys.exit(command.main(standalone_mode=False) or 0)
+        code = command.main(standalone_mode=False) or 0
+        sys.stdout.flush()
+        if reason := lost_output():
+            _fail(f"standard output must be taken, found: {reason}; the work itself is done")
+        sys.exit(code)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
@@ -189,6 +213,6 @@ def run_command(command: click.Command) -> None:
         gc.freeze()
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     click.echo(f"error: {' '.join(message.split())}", err=True)
     sys.exit(2)

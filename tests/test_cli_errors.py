@@ -43,6 +43,7 @@ def assert_one_line(exit_code: int, output: str, message: str) -> None:
         ("train --learning-rate fast", "learning_rate must be a number, got 'fast'"),
         ("train --num-epochs 2.5", "num_epochs must be a whole number, got '2.5'"),
         ("train --batch_size 0", "batch_size must be at least 1, got 0"),
+        ("data --dataset d\udce9", r"dataset must be in UTF-8, got d\udce9: rename it"),
         ("train --seeds 1_2", "seeds must be whole numbers joined by commas, got '1_2'"),
         ("train --learning-rate ١", "learning_rate must be a number, got '١'"),
         ("train --seeds 1,x", "seeds must be whole numbers joined by commas, got '1,x'"),
@@ -162,3 +163,51 @@ def late_mistakes(tmp_path_factory, make_dataset) -> dict[str, tuple[int, str]]:
 @pytest.mark.parametrize("name", LATE)
 def test_mistake_that_is_found_later(name, late_mistakes):
     assert_one_line(*late_mistakes[name], LATE[name][1])
+
+
+PRINTS = """
+import sys, click
+from entrypoints.options import run_command
+
+@click.command()
+def main():
+    for number in range(3):
+        click.echo(f"line {number} \\u0451" + "x" * 10_000)
+        print("printed", flush=True)
+    open("done", "w").close()
+
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", "line 0 \u0451"), ("latin-1", "line 0 \\u0451")]
+)
+@pytest.mark.parametrize(
+    ("redirected", "code", "message"),
+    [
+        ("| head -1 > first", 0, ""),
+        ("> /dev/full", 2, "standard output must be taken, found: disk full; the work itself is"),
+        (">&-", 0, ""),
+        (">&- 2>&- <&-", 0, ""),
+        ("> first", 0, ""),
+    ],
+)
+def test_work_goes_on_whatever_becomes_of_the_output(
+    tmp_path, redirected, code, message, encoding, shown
+):
+    (tmp_path / "prints.py").write_text(PRINTS)
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; '{sys.executable}' prints.py {redirected}"],
+        cwd=tmp_path,
+        env={**environment_of(tmp_path), "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr
+    assert (tmp_path / "done").exists()
+    assert message in done.stderr
+    assert done.stderr.count("\n") == bool(message)
+    if (tmp_path / "first").exists():
+        assert (tmp_path / "first").read_text(encoding="utf-8").startswith(shown)
