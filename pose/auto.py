@@ -24,6 +24,7 @@ from pose.data.loaded import LoadedData, decode_dataset
 from pose.data.source import find_dataset
 from pose.data.split import split_rows
 from pose.data.tensors import TrainingData, framing_of, load_recipe_data, training_data
+from pose.data.twin_search import group_twins
 from pose.device import keep_freed_memory, pick_device, pick_precision
 from pose.display import Display
 from pose.errors import DivergedError, InputError
@@ -37,6 +38,7 @@ from pose.run import only_run_in
 from pose.search.candidates import Candidate, find_candidates
 from pose.search.fingerprint import Fingerprint, take_fingerprint
 from pose.search.halving import survivors
+from pose.search.pretrained import available, names_for
 from pose.search.progress import Progress, ProgressFile, read_progress
 from pose.seeds.train import build_fitted
 from pose.stop import Stop, ending
@@ -59,6 +61,8 @@ MIN_EPOCHS = 12
 # Seconds of a trial besides its training, before the first one is measured.
 TRIAL_OVERHEAD = 1.5
 MIN_ROWS_PER_CLASS = 20
+# Settings by which candidates differ, as parameters of their runs.
+TRIED = ("model", "pretrained", "image_size", "framing", "high_pass", "augmentation")
 MAX_VAL, MAX_VAL_CROPPED = 600, 250
 
 
@@ -134,7 +138,13 @@ class Auto:
         dataset = read_dataset(find_dataset(self._setup, self._display))
         dataset.raise_if_fatal()
         found = take_fingerprint(dataset)
-        names = [f"{own.name}: {own.reason}" for own in find_candidates(found, self._given)]
+        # Nothing is fetched to say what would be tried.
+        candidates = find_candidates(found, self._given, self._pretrained_names())
+        names = [
+            f"{own.name}: {own.reason}"
+            + (" (if its weights can be had)" if "pretrained" in dict(own.changes) else "")
+            for own in candidates
+        ]
         title = f"run: {self._run.name} (planned from the data), budget {self._file.budget:.0f} s"
         return "\n".join((title, *found.lines(), *(f"candidate {name}" for name in names)))
 
@@ -156,17 +166,23 @@ class Auto:
         folder = find_dataset(self._setup, self._display)
         dataset = read_dataset(folder)
         dataset.raise_if_fatal()
-        found = take_fingerprint(dataset)
-        candidates = find_candidates(found, self._given)
-        recipes = [self._recipe_of(candidate) for candidate in candidates]
+        plainest = find_candidates(take_fingerprint(dataset), self._given)[0]
         loaded = load_recipe_data(
             folder,
-            recipes[0],
+            self._recipe_of(plainest),
             cache_root_of(self._setup.cache_root),
             self._setup.num_workers,
             self._display.cache_progress,
             self._setup.cache,
         )
+        twins = group_twins(loaded)
+        found = take_fingerprint(twins.dataset, twins.dataset.groups.alike)
+        if found.has_to_keep_twins and self._may_keep_twins():
+            loaded = twins
+            self._keep_twins()
+        names = available(self._pretrained_names(), self._display.say)
+        candidates = find_candidates(found, self._given, names)
+        recipes = [self._recipe_of(candidate) for candidate in candidates]
         for line in (*loaded.lines(), *found.lines()):
             self._display.say(line)
         identity = self._identity(loaded, candidates)
@@ -193,6 +209,19 @@ class Auto:
             progress, winner = before, candidates[before.chosen]
             text = self._describe(found, candidates, loaded, before)
         return Chosen(run=self._chosen_run(winner, progress, len(loaded.dataset.ids)), text=text)
+
+    def _pretrained_names(self) -> tuple[str, ...]:
+        return names_for(pick_device(self._setup.device).type)
+
+    def _may_keep_twins(self) -> bool:
+        return "group_near_twins" not in self._given and self._run.recipe.keep_groups
+
+    def _keep_twins(self) -> None:
+        """From here on no split comes between near twins."""
+        self._display.say("near twins stay on one side of every split (group_near_twins)")
+        recipe = dataclasses.replace(self._run.recipe, group_near_twins=True)
+        changes = {**self._run.changes, "group_near_twins": True}
+        self._run = dataclasses.replace(self._run, recipe=recipe, changes=changes)
 
     def _recipe_of(self, candidate: Candidate) -> Recipe:
         return dataclasses.replace(self._run.recipe, **dict(candidate.changes))
@@ -374,10 +403,7 @@ class _Trying:
         return trial, None
 
     def _log(self, trial: AutoTrial) -> None:
-        changes = {
-            name: getattr(self.recipes[trial.candidate], name)
-            for name in ("model", "image_size", "framing", "high_pass", "augmentation")
-        }
+        changes = {name: getattr(self.recipes[trial.candidate], name) for name in TRIED}
         name = f"round_{trial.round + 1}_candidate_{trial.candidate + 1}"
         self.display.say(
             f"{name}: val_f1 {trial.val_f1:.4f}, area {trial.val_auc:.4f} after "

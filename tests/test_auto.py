@@ -5,6 +5,8 @@ import dataclasses
 import mlflow
 import numpy as np
 import pytest
+import torch
+import torchvision
 from PIL import Image
 
 from pose import auto as planning
@@ -22,6 +24,7 @@ from pose.search import progress as progress_file
 from pose.search.candidates import find_candidates
 from pose.search.fingerprint import take_fingerprint
 from pose.search.halving import plan_rounds, survivors
+from pose.search.pretrained import available, names_for
 from pose.search.progress import read_progress
 from pose.tracking import Tracker
 
@@ -63,6 +66,36 @@ def test_what_is_given_is_not_varied_and_nothing_is_tried_twice(sides):
     found = sides(28)
     candidates = find_candidates(found, given=("image_size", "model"))
     assert [own.name for own in candidates] == ["as it is", "augmentation=pose_unflipped"]
+
+
+def test_networks_with_weights_are_tried_where_these_can_be_had(sides, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    # Nobody answers there.
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    said: list[str] = []
+    assert available(names_for("cpu"), said.append) == ()
+    assert "not tried: torchvision/resnet18 (pretrained weights of resnet18 must be in" in said[0]
+    path = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    found = available(names_for("cpu"), said.append)
+    assert found == ("torchvision/resnet18",)
+    assert len(said) == 1
+    large = sides(150)
+    (own,) = (own for own in find_candidates(large, (), found) if "pretrained" in own.name)
+    changes = dict(own.changes)
+    assert (changes["model"], changes["image_size"]) == ("torchvision/resnet18", 160)
+    assert (changes["freeze_epochs"], changes["optimizer"]) == (1, "adamw")
+    for given, kept in ((large, ("model",)), (sides(28), ())):
+        assert not any("pretrained" in own.name for own in find_candidates(given, kept, found))
+
+
+def test_near_twins_that_flatter_stay_together(sides):
+    found = sides(28)
+    alone = dataclasses.replace(found, num_images=200, twins=(0, 0))
+    assert not alone.has_to_keep_twins
+    assert dataclasses.replace(alone, twins=(2, 2)).has_to_keep_twins
+    # All alike: what could be told apart would be in one group.
+    assert not dataclasses.replace(alone, twins=(200, 150)).has_to_keep_twins
 
 
 def test_rounds_fill_the_time_and_keep_the_best():

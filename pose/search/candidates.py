@@ -6,6 +6,7 @@ from typing import Any
 
 from pose.config import typed
 from pose.search.fingerprint import Fingerprint
+from pose.search.pretrained import finetuning
 
 # Sides that a network sees, from the smallest to the largest that is tried.
 MIN_SIDE, MAX_SIDE = 24, 384
@@ -13,6 +14,8 @@ MIN_SIDE, MAX_SIDE = 24, 384
 SMALL = 64
 # From here on squares are taken out of an image at its own scale.
 CROPPED_FROM = 128
+# The side that most pretrained networks know.
+PRETRAINED_SIDE = 224
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,14 +36,19 @@ class Candidate:
         return ", ".join(f"{key}={typed(value)}" for key, value in self.changes) or "as it is"
 
 
-def find_candidates(found: Fingerprint, given: Collection[str] = ()) -> tuple[Candidate, ...]:
+def find_candidates(
+    found: Fingerprint, given: Collection[str] = (), pretrained: Collection[str] = ()
+) -> tuple[Candidate, ...]:
     """The candidates for a folder, each once; the first is the plainest.
 
     Args:
         given: settings that are fixed; no candidate changes them.
+        pretrained: networks whose weights from ImageNet can be had.
     """
     candidates: dict[tuple[tuple[str, Any], ...], Candidate] = {}
-    for changes, reason in _ideas(found):
+    if "model" in given:
+        pretrained = ()
+    for changes, reason in (*_ideas(found), *_pretrained_ideas(found, pretrained)):
         kept = tuple((key, value) for key, value in changes.items() if key not in given)
         candidates.setdefault(kept, Candidate(changes=kept, reason=reason))
     return tuple(candidates.values())
@@ -79,6 +87,22 @@ def _ideas(found: Fingerprint) -> list[tuple[dict[str, Any], str]]:
             ({**crop, "augmentation": "photo_light"}, "own scale, augmented as photographs are"),
         ]
     return ideas
+
+
+def _pretrained_ideas(
+    found: Fingerprint, pretrained: Collection[str]
+) -> list[tuple[dict[str, Any], str]]:
+    """Networks that know photographs, at a size that they know; not for small images."""
+    if found.side < SMALL:
+        return []
+    side = min(PRETRAINED_SIDE, max(CROPPED_FROM, _up_to(found.side, 32)))
+    return [
+        (
+            {"model": name, **finetuning(), "image_size": side},
+            f"what a network learned of photographs, fine-tuned at {side} pixels",
+        )
+        for name in pretrained
+    ]
 
 
 def _up_to(value: int, step: int) -> int:

@@ -16,6 +16,8 @@ NUM_SIZES = 500
 NUM_EDGES = 48
 # The side at which a network sees images that are shrunk.
 SHRUNK = 96
+# Near twins flatter a score where so many images have one; where so many are alike, all are.
+TWINS_SHARE, LARGEST_SHARE = 0.01, 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,8 @@ class Fingerprint:
         fine_detail: how much stronger neighbouring pixels differ at the images' own scale than in
             images shrunk to 96 pixels; 1 where they are no larger. What is below 1 is smooth.
         has_mirrors: whether flipping an image may keep its class.
+        twins: how many images have a near twin, and how many the largest group of them has; None
+            where nobody looked.
     """
 
     num_images: int
@@ -38,6 +42,20 @@ class Fingerprint:
     sides: tuple[int, int]
     fine_detail: float
     has_mirrors: bool
+    twins: tuple[int, int] | None = None
+
+    @property
+    def has_to_keep_twins(self) -> bool:
+        """Whether a split must not come between near twins, or its score would flatter.
+
+        Not where so many look alike that nothing could be split.
+        """
+        if self.twins is None:
+            return False
+        return (
+            self.twins[0] >= TWINS_SHARE * self.num_images
+            and self.twins[1] <= LARGEST_SHARE * self.num_images
+        )
 
     def lines(self) -> list[str]:
         """For people."""
@@ -49,11 +67,16 @@ class Fingerprint:
             f"{self.counts[rarest]}",
             f"shorter sides of {self.sides[0]} to {self.sides[1]} pixels, median {self.side}",
             f"fine detail, own scale over shrunk to {SHRUNK} pixels: {self.fine_detail:.2f}",
+            *(() if self.twins is None else (f"images with a near twin: {self.twins[0]}",)),
         ]
 
 
-def take_fingerprint(dataset: Dataset) -> Fingerprint:
-    """Look at the labelled images: at the headers of some, at the pixels of fewer."""
+def take_fingerprint(dataset: Dataset, alike: np.ndarray | None = None) -> Fingerprint:
+    """Look at the labelled images: at the headers of some, at the pixels of fewer.
+
+    Args:
+        alike: `(N,)` equal numbers for near twins, if somebody has looked for them.
+    """
     sides = [side for row in spread_rows(len(dataset.files), NUM_SIZES)
              if (side := _side(dataset, row)) is not None]  # fmt: skip
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
@@ -65,7 +88,14 @@ def take_fingerprint(dataset: Dataset) -> Fingerprint:
         sides=(min(sides, default=side), max(sides, default=side)),
         fine_detail=_fine_detail(dataset, side),
         has_mirrors=any(mirror >= 0 for mirror in dataset.classes.mirrors),
+        twins=None if alike is None else _count_twins(alike),
     )
+
+
+def _count_twins(alike: np.ndarray) -> tuple[int, int]:
+    sizes = np.bincount(alike, minlength=1)
+    largest = int(sizes.max())
+    return int(sizes[sizes > 1].sum()), largest if largest > 1 else 0
 
 
 def _side(dataset: Dataset, row: int) -> int | None:
