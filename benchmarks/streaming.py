@@ -37,7 +37,8 @@ DECODED, FILES, TARS = "decoded cache", "stream, files", "stream, tar files"
 def pack(source: Path, folder: Path, num_tars: int) -> Path:
     """The labelled images of `source` in tar files, dealt out."""
     (folder / "train_images").mkdir(parents=True)
-    shutil.copy(source / "train_solution.csv", folder)
+    for table in source.glob("*.csv"):
+        shutil.copy(table, folder)
     files = ours.image_paths(source)
     for number in range(num_tars):
         with tarfile.open(folder / "train_images" / f"{number:04}.tar", "w") as tar:
