@@ -36,6 +36,7 @@ def compare_runs(setup: CompareSetup, tracker: Tracker, display: Display) -> Com
         InputError: a run is not there, they are of different data or classes, or have too few rows
             in common.
     """
+    tracker.check_place()
     with tempfile.TemporaryDirectory() as staging:
         sides = _find(setup, tracker, display, Path(staging))
         pair, class_labels = _meet(sides, tracker, Path(staging))

@@ -28,6 +28,7 @@ def export_model(setup: ExportSetup, tracker: Tracker, display: Display) -> dict
     assert setup.model
     names = setup.names()
     check_packages(names)
+    tracker.check_place()
     config = load_model(setup.model, "cpu").predictor.config
     module = load_module(setup.model).eval()
     out_dir = Path(setup.out_dir)

@@ -110,6 +110,7 @@ def vote(setup: VoteSetup, tracker: Tracker, display: Display) -> Vote:
     refuse_input(targets[0], targets[0].parent, "out_path")
     refuse_other_kind(targets[0], "out_path", is_a_table)
     refuse_other_kind(targets[1], "out_path's lock", is_a_record)
+    tracker.check_place()
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as staging:
         lock = fetch_lock(setup, tracker, Path(staging))

@@ -625,3 +625,19 @@ def test_what_a_member_was_recorded_with_is_what_votes(place, monkeypatch, name)
     monkeypatch.setattr(Tracker, "fetch_member", damage)
     with pytest.raises(InputError, match=r"found others: their checksum is wrong"):
         place.vote()
+
+
+def test_a_copied_store_says_where_its_artifacts_go(place, trained, capsys):
+    Tracker().check_place()
+    said = capsys.readouterr().out
+    assert said.startswith(f"warning: this tracking store is a copy of {trained / 'mlflow.db'}, ")
+    tracker = Tracker(say=lambda line: None)
+    tracker.check_place()
+    assert capsys.readouterr().out == ""
+
+
+def test_an_experiment_that_is_gone_is_said_before_anybody_votes(place, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "77")
+    with pytest.raises(InputError, match="77"):
+        place.vote()
+    assert "member:" not in place.said

@@ -70,6 +70,25 @@ def knock(uri: str) -> None:
         inspect(connection).get_table_names()
 
 
+def has_experiment(path: Path, experiment_id: str, place: str, created: int) -> bool:
+    """Whether the store at `path` has this very experiment: one of them is a copy then.
+
+    Args:
+        place: of its artifacts.
+        created: when, in milliseconds since 1970.
+    """
+    try:
+        address = f"file:{quote(str(path.absolute()))}?mode=ro"
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
+            found = database.execute(
+                "select artifact_location, creation_time from experiments where experiment_id = ?",
+                (int(experiment_id),),
+            )
+            return bool(found.fetchall() == [(place, created)])
+    except (sqlite3.Error, ValueError):
+        return False
+
+
 def is_begun(path: Path) -> bool:
     """Whether the making of a store at `path` has begun and not ended.
 

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from pose.config import typed
 from pose.errors import InputError, one_line
 from pose.files import kind_of, locked
-from pose.tracking.database import ensure_whole, knock
+from pose.tracking.database import ensure_whole, has_experiment, knock
 
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"
@@ -176,6 +176,19 @@ class Store:
                 "project back there, link that folder to this one (ln -s), or begin a new store "
                 "(MLFLOW_TRACKING_URI=sqlite:///new.db)"
             )
+
+    def first_of_copies(self, experiment_id: str) -> Path | None:
+        """The store that this one was copied from, where that still has the artifacts of both."""
+        if not self.uri.startswith("sqlite:///"):
+            return None
+        experiment = self.client.get_experiment(experiment_id)
+        place = experiment.artifact_location or ""
+        own = Path(os.path.realpath(make_url(self.uri).database or ""))
+        first = Path(place.removeprefix("file://")).parent.parent / own.name
+        if not os.path.isfile(first) or first.samefile(own):
+            return None
+        is_same = has_experiment(first, experiment_id, place, experiment.creation_time)
+        return first if is_same else None
 
     def get_run(self, run_id: str) -> Run | None:
         """The run, or None where it is deleted."""

@@ -61,6 +61,7 @@ class Tracker:
         self._say = say
         self._command = command[:5000]
         self._away: StoreError | None = None
+        self._is_copy_said = False
         try:
             self._store = connect()
         except StoreError as error:
@@ -82,12 +83,32 @@ class Tracker:
     def _take_given(self) -> tuple[str | None, str]:
         """The run that `mlflow run` made, once, and the experiment to record in."""
         given, self._given = self._given, None
+        return given, self._check_experiment_of(given)
+
+    def check_place(self) -> None:
+        """See, before any work, that what comes of it can be recorded.
+
+        Raises:
+            InputError: the experiment to record in is not there, or cannot be used.
+        """
+        self._check_experiment_of(self._given)
+
+    def _check_experiment_of(self, given: str | None) -> str:
+        """The experiment to record in, checked."""
         if given is None:
             experiment_id = self._store.current_experiment_id()
         else:
             experiment_id = self._store.client.get_run(given).info.experiment_id
         self._store.check_experiment(experiment_id)
-        return given, experiment_id
+        first = self._store.first_of_copies(experiment_id)
+        if first is not None and not self._is_copy_said:
+            self._is_copy_said = True
+            self._say(
+                f"warning: this tracking store is a copy of {first}, and its artifacts lie and are "
+                f"put beside that one: keep {first.parent}, or begin a new store "
+                "(MLFLOW_TRACKING_URI=sqlite:///new.db)"
+            )
+        return experiment_id
 
     def open_run(self, request: RunRequest) -> "RunRecord":
         """The parent run of `request`: its unfinished one, or a new one.
