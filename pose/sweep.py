@@ -23,6 +23,7 @@ from pose.results import SweepResult, TrialResult
 from pose.run import load_planned_data, train_run
 from pose.search.space import Dimension, parse_space
 from pose.search.study import Clock, Study, import_optuna
+from pose.seeds.engines import engine_ready
 from pose.stop import Stop, ending
 from pose.tracking import RunRecord, RunRequest, Tracker
 
@@ -130,6 +131,12 @@ def sweep(plan: SweepPlan, tracker: Tracker, display: Display, stop: Stop) -> Sw
     Raises:
         InputError: nothing to train on, or values that no model can be built with.
     """
+    # Made ready once, not for every trial.
+    with engine_ready(plan.base.setup):
+        return _sweep(plan, tracker, display, stop)
+
+
+def _sweep(plan: SweepPlan, tracker: Tracker, display: Display, stop: Stop) -> SweepResult:
     loaded = load_planned_data(plan.base, display)
     record = tracker.open_run(
         RunRequest(
