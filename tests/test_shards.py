@@ -147,13 +147,13 @@ def test_members_that_are_no_images_are_left_out_and_named(tmp_path, stripes):
     with tarfile.open(folder / "train_images" / "b.tar", "a") as archive:
         add(archive, "notes.txt", b"words")
         add(archive, "bad.jpg", b"no image")
-        add(archive, "bad.cls", b"1")
+        add(archive, "bad.json", b"1")
     with open(folder / "train_solution.csv", "a", encoding="utf-8") as table:
         table.write("bad,1\n")
     dataset = check_images(read_dataset(folder))
     lines = [problem.line() for problem in dataset.problems]
     assert "notes.txt (in b.tar)" in lines[0]
-    assert "bad.cls (in b.tar)" in lines[0]
+    assert "bad.json (in b.tar)" in lines[0]
     assert "bad.jpg in b.tar (not an image)" in lines[1]
     assert len(dataset.ids) == 60
 
@@ -170,6 +170,51 @@ def test_an_id_that_is_there_twice_is_refused(tmp_path, stripes, where):
             archive.add(again, "3.jpg")
     with pytest.raises(InputError, match=r"more than one image file.*: 3.jpg.*, 3.jpg"):
         read_dataset(folder).raise_if_fatal()
+
+
+def with_labels(stripes: Path, folder: Path, **labels: bytes) -> Path:
+    """Shards without a table: an image, then its label, those of `labels` instead of its own."""
+    rows = (stripes / "train_solution.csv").read_text().splitlines()[1:]
+    folder.mkdir()
+    with tarfile.open(folder / "train-0000.tar", "w") as archive:
+        for image_id, label in (row.split(",") for row in rows):
+            archive.add(stripes / "train_images" / f"{image_id}.jpg", f"{image_id}.jpg")
+            add(archive, f"{image_id}.cls", labels.get(f"_{image_id}", f"{label}\n".encode()))
+    return folder
+
+
+def test_labels_may_lie_in_tars_too(tmp_path, stripes):
+    found, expected = read_dataset(with_labels(stripes, tmp_path / "data")), read_dataset(stripes)
+    assert found.problems == ()
+    assert found.ids == expected.ids
+    assert (found.labels == expected.labels).all()
+    assert found.classes.labels == expected.classes.labels
+
+
+def test_a_table_has_the_word_where_labels_lie_in_tars_too(tmp_path, stripes):
+    folder = with_labels(stripes, tmp_path / "data", _3=b"other")
+    shutil.copy(stripes / "train_solution.csv", folder)
+    dataset = read_dataset(folder)
+    assert len(dataset.classes) == 2
+    assert "60 labels in tar files (not read: train_solution.csv has them)" in str(
+        [problem.line() for problem in dataset.problems]
+    )
+
+
+@pytest.mark.parametrize(
+    ("label", "found"),
+    [(b"\xff\xfe", "'utf-8' codec"), (b"a\nb", "3 characters"), (b"a" * 201, "201 characters")],
+)
+def test_what_is_no_label_is_refused(tmp_path, stripes, label, found):
+    folder = with_labels(stripes, tmp_path / "data", _3=label)
+    with pytest.raises(InputError, match=f"train-0000.tar/3.cls must be a label.*found {found}"):
+        read_dataset(folder)
+
+
+def test_an_empty_label_is_a_row_without_one(tmp_path, stripes):
+    dataset = read_dataset(with_labels(stripes, tmp_path / "data", _3=b""))
+    assert "rows without a label" in dataset.problems[0].line()
+    assert len(dataset.ids) == 59
 
 
 # Damage

@@ -3,7 +3,8 @@
 Reads names and labels; pixels are the business of `pose.data.cache`.
 
     dataset/
-      train_solution.csv      id,label (the header row may be missing)
+      train_solution.csv      id,label (the header row may be missing); not needed where tar files
+                              have the label of <id>.jpg in <id>.cls
       train_images/<id>.jpg   or in folders: the id of day1/1.jpg is day1/1; or in tar files,
                               which may also lie beside train_solution.csv, without train_images/
       test_images/<id>.jpg
@@ -24,7 +25,14 @@ import numpy as np
 from pose.data.classes import ClassList, read_classes, sorted_texts
 from pose.data.group_names import GROUPS_FILE, name_groups
 from pose.data.groups import Groups, leaders
-from pose.data.labels import LabelRows, alike, look_alikes, missing_values, read_label_rows
+from pose.data.labels import (
+    LabelRows,
+    alike,
+    look_alikes,
+    missing_values,
+    read_label_rows,
+    read_tar_labels,
+)
 from pose.data.listing import Listing, list_images, list_tars
 from pose.data.problem import Problem
 from pose.data.shards import TAR_SUFFIX, ImageFile, TarMember, read_file
@@ -265,7 +273,10 @@ def read_dataset(folder: Path) -> Dataset:
             between rows are problems marked fatal; `Dataset.raise_if_fatal` refuses them.
     """
     listing = _list_labelled(folder)
-    table = read_label_rows(folder / LABELS_FILE, listing)
+    has_table = os.path.lexists(folder / LABELS_FILE) or not listing.labels
+    table = (
+        read_label_rows(folder / LABELS_FILE, listing) if has_table else read_tar_labels(listing)
+    )
     images = listing.images
     problems: list[Problem] = []
 
@@ -298,6 +309,10 @@ def read_dataset(folder: Path) -> Dataset:
     note("rows without an image", _advice(missing, listing), sorted_texts(missing))
     note("images without a row", "not used", sorted_texts(set(images) - set(labels_of)))
     problems += _odd_files(listing, "left out")
+    if has_table:
+        note(
+            "labels in tar files", f"not read: {LABELS_FILE} has them", sorted_texts(listing.labels)
+        )
 
     usable = sorted_texts(
         set(labels_of) - contradictions - ambiguous - unlabelled - missing,

@@ -8,14 +8,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pose.data.listing import Listing
+from pose.data.shards import read_file
 from pose.data.table import TableRow, column_of, read_table, shown_cells
-from pose.errors import InputError
+from pose.errors import InputError, one_line, printable
 from pose_models.decode import HEIC_SUFFIXES, SUFFIXES
 
 # Letters of other alphabets that look just like Latin ones: one typing slip makes a new class.
 _TWINS = str.maketrans("АВСЕНКМОРТХУаеорсухіΑΒΕΖΗΙΚΜΝΟΡΤΥΧο", "ABCEHKMOPTXYaeopcyxiABEZHIKMNOPTYXo")
 # A minus and dashes that word processors write instead of the one on the keyboard.
 _DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"))
+# Characters of a label in a file of its own: a larger file is something else.
+MAX_LABEL = 200
 # What pandas reads as a missing value, and writes where somebody made it a text.
 _MISSING = {
     *("#N/A", "#NA", "<NA>", "N/A", "NA", "n/a"),
@@ -75,6 +78,32 @@ def read_label_rows(path: Path, images: Listing | None = None) -> LabelRows:
         rows=_pairs(ids, table[first:], label_column),
         header=shown_cells(table[0].cells) if is_unnamed else None,
         groups=None if groups is None else _pairs(ids, table[first:], groups),
+    )
+
+
+def read_tar_labels(images: Listing) -> LabelRows:
+    """The labels that lie beside the images in tars: the text of each, without spaces around it.
+
+    Raises:
+        InputError: one is no text of a line.
+    """
+    rows = []
+    for image_id, files in images.labels.items():
+        for file in files:
+            try:
+                label = read_file(file).decode().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise _bad_label(str(file), one_line(error)) from None
+            if len(label) > MAX_LABEL or "\n" in label:
+                raise _bad_label(str(file), f"{len(label)} characters")
+            rows.append((image_id, label))
+    return LabelRows(rows=rows)
+
+
+def _bad_label(name: str, found: str) -> InputError:
+    return InputError(
+        f"{printable(name)} must be a label, one line of at most {MAX_LABEL} characters, found "
+        f"{found}"
     )
 
 

@@ -10,6 +10,9 @@ from pose.errors import InputError, printable
 from pose.files import reason_of
 from pose_models.decode import HEIC_SUFFIXES, SUFFIXES
 
+# A member of a tar that has the label of the image of the same name, as WebDataset writes it.
+LABEL_SUFFIX = ".cls"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Listing:
@@ -21,12 +24,14 @@ class Listing:
             have the names that they would have if they were unpacked where it lies.
         id_of_name: the id of each file's name below the folder, with its suffix.
         odd: everything else, with what it is.
+        labels: the files of labels in tars, of each id.
     """
 
     folder: Path
     images: dict[str, list[ImageFile]]
     id_of_name: dict[str, str]
     odd: tuple[str, ...]
+    labels: dict[str, list[ImageFile]] = dataclasses.field(default_factory=dict)
 
     def subfolders(self) -> list[str]:
         """The folders that images lie in, below this one."""
@@ -70,6 +75,7 @@ _Found = tuple[str, ImageFile, str | None]
 def _listing(folder: Path, found: Iterable[_Found]) -> Listing:
     images: dict[str, list[ImageFile]] = {}
     id_of_name: dict[str, str] = {}
+    labels: dict[str, list[ImageFile]] = {}
     odd: list[str] = []
     unread_photos: dict[str, ImageFile] = {}
     for name, file, what in found:
@@ -78,6 +84,8 @@ def _listing(folder: Path, found: Iterable[_Found]) -> Listing:
             odd.append(f"{name}{what}")
         elif suffix.lower() in HEIC_SUFFIXES:
             unread_photos[name] = file
+        elif suffix == LABEL_SUFFIX:
+            labels.setdefault(stem, []).append(file)
         else:
             images.setdefault(stem, []).append(file)
             id_of_name[name] = stem
@@ -95,6 +103,7 @@ def _listing(folder: Path, found: Iterable[_Found]) -> Listing:
         images=images,
         id_of_name=id_of_name,
         odd=tuple(sorted(printable(name) for name in odd)),
+        labels=labels,
     )
 
 
@@ -119,8 +128,9 @@ def _found(folder: Path, opens_tars: bool) -> Iterator[_Found]:
 def _found_in_tar(tar: Path, inner: str) -> Iterator[_Found]:
     members, odd = list_tar(tar)
     for member in members:
-        is_image = member.suffix.lower() in (*SUFFIXES, *HEIC_SUFFIXES)
-        yield inner + member.inner, member, None if is_image else f" (in {tar.name})"
+        suffix = member.suffix
+        is_known = suffix.lower() in (*SUFFIXES, *HEIC_SUFFIXES) or suffix == LABEL_SUFFIX
+        yield inner + member.inner, member, None if is_known else f" (in {tar.name})"
     for name, what in odd.items():
         yield inner + name, tar, f" (in {tar.name}: {what})"
 
