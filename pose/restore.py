@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pose.display import Display
@@ -27,6 +27,8 @@ def restore_results(
     Args:
         folders: of the finished members.
     """
+    if folders:
+        _say_missing(run, parent_run_id, folders, tracker, display)
     for key, folder in folders.items():
         problem = seed_folder.problem_of(folder)
         if not problem:
@@ -37,6 +39,30 @@ def restore_results(
             display.say(f"warning: {key}: {problem}; not restored: {one_line(error, 300)}")
         else:
             display.say(f"warning: {key}: {problem}; restored from {uri}")
+
+
+def _say_missing(
+    run: str,
+    parent_run_id: str,
+    keys: Collection[MemberKey],
+    tracker: Tracker,
+    display: Display,
+) -> None:
+    """One line for each finished member whose files MLflow has lost: no vote would find them."""
+    try:
+        for state in tracker.find_members(run, parent_run_id).states:
+            newest = state.versions[-1] if state.versions else None
+            if newest is None or state.key not in keys:
+                continue
+            if missing := tracker.missing_files(newest):
+                display.say(
+                    f"warning: {state.key}: MLflow has lost {', '.join(missing)} of {newest.uri}, "
+                    "and no vote can use it: bring back the artifacts, or train all seeds again "
+                    "with --fresh"
+                )
+    except InputError:
+        # A store that is away, or lacks what the next lines need, is said by them.
+        return
 
 
 def _restore(run: str, parent_run_id: str, key: MemberKey, folder: Path, tracker: Tracker) -> str:

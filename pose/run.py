@@ -23,7 +23,7 @@ from pose.display import Display
 from pose.ensembling.out_of_fold import OutOfFold, score_folds
 from pose.ensembling.suspects import SUSPECTS_FILE, suspects_csv
 from pose.ensembling.validated import Validated, look_at
-from pose.errors import InputError, one_line
+from pose.errors import InputError, first_few, one_line, printable
 from pose.files import locked, read_bytes, remove_partials, write_text, writing
 from pose.member_key import MemberKey
 from pose.named_runs import ResolvedRun
@@ -75,6 +75,8 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
                 record.log_text(loaded.twins.csv(), TWINS_FILE)
             if loaded.dataset.excluded:
                 record.log_text(ids_csv(loaded.dataset.excluded), EXCLUDED)
+                own = (record.run_id, plan.recipe.exclude_sha256 or "")
+                _say_returned(plan.run.name, own, loaded, tracker, display)
             _say_transfer(plan, loaded, record, display)
             # A store that refuses is found before training; one that is away is waited for.
             record.settle()
@@ -167,6 +169,33 @@ def _say_transfer(plan: Plan, loaded: LoadedData, record: RunRecord, display: Di
         for line in transfer.lines():
             display.say(line)
         record.log_text("\n".join(transfer.lines()) + "\n", "weights.txt")
+
+
+def _say_returned(
+    name: str, own: tuple[str, str], loaded: LoadedData, tracker: Tracker, display: Display
+) -> None:
+    """One line where a table of `exclude` brings images back that the one before left out.
+
+    Args:
+        name: of the run.
+        own: its id, and the digest of what it excludes.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as staging:
+            found = tracker.excluded_before(name, own, Path(staging))
+    except InputError:
+        # Nothing that training needs: a store that is away is said elsewhere.
+        return
+    if found is None:
+        return
+    run_id, before = found
+    returned = before & set(loaded.dataset.ids)
+    if returned:
+        display.say(
+            f"warning: {len(returned)} images that run {run_id} left out are used again, since "
+            f"exclude no longer names them: {first_few(map(printable, sorted(returned)))}; to "
+            f"leave out both, join its {EXCLUDED} and this table"
+        )
 
 
 def _request(plan: Plan, loaded: LoadedData) -> RunRequest:

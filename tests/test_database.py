@@ -1,6 +1,7 @@
 """A SQLite store is made whole or not at all, and what is none of ours is left alone."""
 
 import contextlib
+import errno
 import sqlite3
 import time
 from pathlib import Path
@@ -113,3 +114,16 @@ def test_a_store_that_may_not_be_written_is_one_line_of_the_databases_own_words(
         other.rollback()
     assert "\n" not in str(caught.value)
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "disk full, of the store or its artif"),
+        (OSError(errno.EDQUOT, "Quota", "/runs/0/a.png"), "disk full, /runs/0/a.png"),
+    ],
+)
+def test_a_full_disk_below_mlflow_is_called_that(error, said):
+    wrapped = RuntimeError("failed to log artifacts")
+    wrapped.__cause__ = error
+    assert f"found: {said}" in str(StoreError("sqlite:///mlflow.db", wrapped))

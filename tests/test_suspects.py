@@ -250,6 +250,7 @@ def test_a_run_names_wrong_labels_and_the_next_one_does_without_them(noisy, tmp_
     cleaned, said = train("tiny", exclude="given.csv")
     assert f"exclude: {len(found)} labelled images left out" in said
     assert cleaned.run_id != result.run_id
+    assert "are used again" not in said
     tags = client.get_run(cleaned.run_id).data.tags
     assert tags["excluded"] == str(len(found)) and tags["exclude_sha256"] == digest_of_ids(found)
     assert "excluded" not in client.get_run(result.run_id).data.tags
@@ -259,3 +260,8 @@ def test_a_run_names_wrong_labels_and_the_next_one_does_without_them(noisy, tmp_
     assert f"left out by exclude: {len(found)}" in (tmp_path / "data_report.txt").read_text()
     text = (cleaned.folder / "seed_1" / "val_predictions.csv").read_text()
     assert not {row["id"] for row in csv.DictReader(text.splitlines())} & found
+    other = sorted(found)[0]
+    (tmp_path / "second.csv").write_text(f"id\n{other}\n")
+    _, said = train("tiny", exclude="second.csv")
+    count = f"{len(found) - 1} images that run {cleaned.run_id} left out are used again"
+    assert f"warning: {count}, since exclude no longer names them: " in said

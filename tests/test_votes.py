@@ -33,6 +33,7 @@ from pose.export_command import export_model
 from pose.look import look_again
 from pose.named_runs import resolve_run
 from pose.plan import make_plan
+from pose.restore import restore_results
 from pose.results import Vote
 from pose.run import train_run
 from pose.tracking import Tracker
@@ -641,3 +642,22 @@ def test_an_experiment_that_is_gone_is_said_before_anybody_votes(place, monkeypa
     with pytest.raises(InputError, match="77"):
         place.vote()
     assert "member:" not in place.said
+
+
+def test_a_run_goes_on_and_says_which_finished_member_mlflow_has_lost(place, tmp_path):
+    tracker = Tracker(say=lambda line: None)
+    found = tracker.find_members("tiny")
+    (newest,) = found.states[0].versions
+    assert tracker.missing_files(newest) == []
+    artifact_uri = place.client().get_run(newest.run_id).info.artifact_uri
+    lost = Path(artifact_uri.removeprefix("file://")) / "val_predictions.csv"
+    kept = lost.rename(tmp_path / "kept.csv")
+    display = Said()
+    try:
+        key = found.states[0].key
+        restore_results("tiny", found.parent_run_id, {key: tmp_path / "none"}, tracker, display)
+    finally:
+        kept.rename(lost)
+    assert (
+        f"warning: {key}: MLflow has lost val_predictions.csv of {newest.uri}, and no vote can use"
+    ) in display.text

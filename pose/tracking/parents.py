@@ -8,6 +8,7 @@ from typing import Any
 from mlflow.entities import Run
 
 from pose.config import typed
+from pose.data.exclusion import read_excluded
 from pose.errors import InputError
 from pose.results import FINISHED_REASONS
 from pose.tracking import registry
@@ -16,6 +17,8 @@ from pose.tracking.tags import seeds_of, silence_of
 
 # After so much silence a run of another machine counts as dead.
 SILENCE_SECONDS = 600
+# The ids that a run did without, among its artifacts.
+EXCLUDED_FILE = "excluded.csv"
 # On parents: a digest of what a flip does to each class.
 MIRRORS_TAG = "mirrors_digest"
 
@@ -163,6 +166,27 @@ def unlike_text(store: Store, experiment_id: str, request: RunRequest) -> str:
         if name in params and params[name] != typed(value):
             differences.append(f"{name} ({params[name]}, now {typed(value)})")
     return f"{other.info.run_id} differs in {', '.join(differences) or 'its recipe'}"
+
+
+def excluded_before(
+    store: Store, run: str, own: tuple[str, str], staging: Path
+) -> tuple[str, set[str]] | None:
+    """The newest run of a name that another table excluded images from: its id, and theirs.
+
+    Args:
+        own: the id of the run that asks, and the digest of the ids that it excludes.
+        staging: a folder for what is brought.
+    """
+    for found in store.search_runs(f"tags.kind = 'train' and tags.run = '{run}'"):
+        digest = found.data.tags.get("exclude_sha256")
+        run_id = found.info.run_id
+        if digest is None or run_id == own[0]:
+            continue
+        if digest == own[1]:
+            return None
+        path = store.client.download_artifacts(run_id, EXCLUDED_FILE, str(staging))
+        return run_id, set(read_excluded(Path(path)))
+    return None
 
 
 def close_dead_runs(store: Store, experiment_id: str) -> None:

@@ -300,6 +300,21 @@ def fetch_member(store: Store, member: RegisteredMember, folder: Path) -> None:
         ) from error
 
 
+def missing_files(store: Store, member: RegisteredMember) -> list[str]:
+    """Those of the files that a vote reads of a member which MLflow no longer has."""
+    name, version = member.uri.removeprefix("models:/").rsplit("/", 1)
+    source = store.client.get_model_version_download_uri(name, version)
+    with store_errors(store.uri):
+        there = get_artifact_repository(source).list_artifacts("extra_files")
+    found = {Path(file.path).name for file in there}
+    found |= {file.path for file in store.client.list_artifacts(member.run_id)}
+    return [
+        file
+        for file in (seed_folder.CONFIG, seed_folder.WEIGHTS, seed_folder.VAL_PREDICTIONS)
+        if file not in found
+    ]
+
+
 def fetch_results(store: Store, member: RegisteredMember, folder: Path) -> None:
     """Bring all that a finished seed left into `folder`: its model from the registry, and the rest.
 

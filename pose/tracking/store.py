@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from pose.config import typed
 from pose.errors import InputError, one_line
-from pose.files import kind_of, locked
+from pose.files import is_full, kind_of, locked
 from pose.tracking.database import ensure_whole, has_experiment, knock
 
 PARENT_TAG = "mlflow.parentRunId"
@@ -40,8 +40,8 @@ class StoreError(InputError):
         self.error_code = str(getattr(error, "error_code", ""))
         self.is_away = uri.startswith("http") and _is_passing(error)
         wish = wish or ("must answer" if self.is_away else "must do what it is asked")
-        words = _innermost(error) if self.is_away else _said_by_database(error) or error
-        reason = shown_uri(one_line(words))
+        said = _innermost(error) if self.is_away else _said_by_database(error) or error
+        reason = shown_uri(_full_disk(error) or one_line(said))
         super().__init__(f"the tracking store {shown_uri(uri)} {wish}, found: {reason}{advice}")
 
 
@@ -65,6 +65,17 @@ def _innermost(error: BaseException) -> BaseException:
             found = inner
         inner = inner.__cause__ or inner.__context__
     return found
+
+
+def _full_disk(error: BaseException) -> str:
+    """That a disk of this machine is full, and what found no room; empty where none is."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and is_full(found):
+            place = found.filename2 or found.filename
+            return f"disk full, {place}" if place else "disk full, of the store or its artifacts"
+        found = found.__cause__ or found.__context__
+    return ""
 
 
 def _said_by_database(error: BaseException) -> BaseException | None:

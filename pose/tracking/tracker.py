@@ -14,7 +14,7 @@ from pose.errors import InputError
 from pose.files import locked
 from pose.overview import RunOverview
 from pose.predictions import Predictions
-from pose.tracking import contestants, overview, registry
+from pose.tracking import contestants, overview, parents, registry
 from pose.tracking.deliveries import Deliveries, rename_run
 from pose.tracking.parents import RunRequest, close_dead_runs, find_parent, refuse_living
 from pose.tracking.runs import (
@@ -293,6 +293,16 @@ class Tracker:
     def fetch_member(self, member: RegisteredMember, folder: Path) -> None:
         """As `registry.fetch_member`."""
         registry.fetch_member(self._store, member, folder)
+
+    def missing_files(self, member: RegisteredMember) -> list[str]:
+        """As `registry.missing_files`."""
+        return registry.missing_files(self._store, member)
+
+    def excluded_before(
+        self, run: str, own: tuple[str, str], staging: Path
+    ) -> tuple[str, set[str]] | None:
+        """As `parents.excluded_before`."""
+        return parents.excluded_before(self._store, run, own, staging)
 
     def fetch_results(self, member: RegisteredMember, folder: Path) -> None:
         """As `registry.fetch_results`."""
