@@ -25,6 +25,7 @@ from pose.files import check_room
 from pose.member_key import MemberKey
 from pose.named_runs import ResolvedRun
 from pose.training.augment import PRESETS
+from pose.training.group import can_add
 from pose.training.model import build_for_training
 from pose.weights import Transfer, match, read_weights
 from pose_models import MODELS, ImageClassifier, ModelError, check_model_name, own_image_size
@@ -238,10 +239,9 @@ def _check_processes(recipe: Recipe, setup: Setup, device: torch.device) -> None
     if recipe.checkpointing:
         # What is computed anew is computed without the other processes.
         raise InputError(f"processes_per_seed must be 1 with checkpointing, got {number}")
-    if device.type == "mps" or not torch.distributed.is_available():
+    if not can_add(device):
         raise InputError(
-            f"processes_per_seed must be 1 on {device.type} and this torch, got {number}: "
-            "device=cpu can have several where torch.distributed is built in"
+            f"processes_per_seed must be 1 on {device.type} with this build of torch, got {number}"
         )
     num_gpus, needed = torch.cuda.device_count(), number * (setup.parallel or 1)
     if device.type == "cuda" and needed > num_gpus:

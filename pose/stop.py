@@ -76,7 +76,7 @@ class StopRequest:
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGTERM, self._on_signal)
         if ends_with_parent:
-            _ask_for_sigterm_when_parent_dies()
+            ask_for_signal_when_parent_dies(signal.SIGTERM)
             if is_orphan():
                 signal.raise_signal(signal.SIGTERM)
 
@@ -106,11 +106,11 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _ask_for_sigterm_when_parent_dies() -> None:
+def ask_for_signal_when_parent_dies(number: int) -> None:
     """Only Linux can; elsewhere a killed `mlflow run` leaves its work to finish."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)
 
 
 def is_orphan() -> bool:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pose.config import Recipe
 from pose.data.tensors import TrainingData
-from pose.errors import InputError
+from pose.errors import InputError, one_line
 from pose.training.data_parallel import DataParallelStep
 from pose.training.group import PeerLostError, ProcessGroup, find_store, open_store
 from pose.training.state import TrainState
@@ -49,15 +49,25 @@ class Followers:
             for link in self._links:
                 link.send((what, value))
         except OSError as error:
-            raise self.failure() from error
+            raise failure_of(self._links, error) from error
 
-    def failure(self) -> Exception:
-        """What one of them failed with."""
-        for link in self._links:
-            with contextlib.suppress(EOFError, OSError):
-                if link.poll(LAST_WORDS_SECONDS):
-                    return _failure(*link.recv())
+    def failure(self, error: Exception) -> Exception:
+        """What is behind `error`, which this process sees of it."""
+        return failure_of(self._links, error)
+
+
+def failure_of(links: Sequence[Connection], error: Exception) -> Exception:
+    """What those at the other ends failed with, or that one is gone; else `error` itself."""
+    is_lost = False
+    for link in links:
+        try:
+            if link.poll(LAST_WORDS_SECONDS):
+                return _failure(*link.recv())
+        except (EOFError, OSError):
+            is_lost = True
+    if is_lost:
         return PeerLostError("a process that trains with this one is gone")
+    return RuntimeError(one_line(error))
 
 
 def _failure(kind: str, text: str) -> Exception:
@@ -100,7 +110,7 @@ class LeadingStep(DataParallelStep):
         try:
             return super().__call__(rows)
         except PeerLostError as error:
-            raise self._followers.failure() from error
+            raise self._followers.failure(error) from error
 
 
 @contextlib.contextmanager
@@ -128,13 +138,22 @@ def leading(
         torch.save(state.state_dict(), saved)
         for rank, link in enumerate(links, start=1):
             link.send((port, rank, size, saved.getvalue()))
-        group = ProcessGroup(store, 0, size, state.device)
+        group = _join(links, store, state.device)
         yield LeadingStep(state, data, recipe, precision, Followers(links, group))
     finally:
         for link in links:
             link.close()
     # After a failure a process would wait here for those that wait for it.
     group.leave()
+
+
+def _join(
+    links: Sequence[Connection], store: "torch.distributed.Store", device: torch.device
+) -> ProcessGroup:
+    try:
+        return ProcessGroup(store, 0, len(links) + 1, device)
+    except PeerLostError as error:
+        raise failure_of(links, error) from error
 
 
 def _expect_ready(link: Connection) -> None:

@@ -32,18 +32,14 @@ class ProcessGroup:
     Whatever is exchanged is the same in all of them afterwards, bit by bit.
     """
 
-    def __init__(self, store: dist.Store, rank: int, size: int, device: torch.device) -> None:
+    def __init__(self, store: "dist.Store", rank: int, size: int, device: torch.device) -> None:
         self.rank, self.size, self.device = rank, size, device
-        backend = "gloo"
+        where = {"store": store, "rank": rank, "world_size": size, "timeout": PATIENCE}
         if device.type == "cuda":
             torch.cuda.set_device(device)
-            backend = "nccl"
+            where["device_id"] = device
         _stay_on_this_machine()
-        _or_lost(
-            lambda: dist.init_process_group(
-                backend, store=store, rank=rank, world_size=size, timeout=PATIENCE
-            )
-        )
+        _or_lost(lambda: dist.init_process_group(backend_of(device), **where))
 
     def leave(self) -> None:
         """Not be part of it any more."""
@@ -77,7 +73,19 @@ class ProcessGroup:
         return range(*bounds)
 
 
-def open_store(size: int) -> tuple[dist.Store, int]:
+def backend_of(device: torch.device) -> str:
+    """What adds up on `device`."""
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
+def can_add(device: torch.device) -> bool:
+    """Whether this torch can add up over processes on `device`."""
+    if device.type == "mps" or not dist.is_available():
+        return False
+    return dist.is_nccl_available() if device.type == "cuda" else dist.is_gloo_available()
+
+
+def open_store(size: int) -> "tuple[dist.Store, int]":
     """Where the processes of a group find each other: at a free port of this machine alone.
 
     Returns:
@@ -91,7 +99,7 @@ def open_store(size: int) -> tuple[dist.Store, int]:
     return store, port
 
 
-def find_store(port: int, size: int) -> dist.Store:
+def find_store(port: int, size: int) -> "dist.Store":
     """The store at `port`.
 
     Raises:

@@ -16,6 +16,7 @@ from pose.device import pick_device
 from pose.seeds.follower import follow_seed
 from pose.seeds.job import SeedJob
 from pose.seeds.relay import GONE, FarEnd, train_elsewhere
+from pose.stop import ask_for_signal_when_parent_dies
 
 # How long processes may take to notice that another is gone, before they are ended.
 NOTICE_SECONDS = 5.0
@@ -124,11 +125,19 @@ def _lead(
     connection: Connection, job: SeedJob, dataset_digest: str, followers: Sequence[Connection]
 ) -> None:
     """What a member's first process does."""
+    if followers:
+        _end_with_parent()
     with contextlib.suppress(*GONE):
         train_elsewhere(FarEnd(connection), job, dataset_digest, followers=followers)
 
 
 def _follow(link: Connection, job: SeedJob, dataset_digest: str) -> None:
     """What the others do."""
+    _end_with_parent()
     if not follow_seed(link, job, dataset_digest):
         sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    """Not even wait for another process, where nobody is there to end this one."""
+    ask_for_signal_when_parent_dies(signal.SIGKILL)
