@@ -25,6 +25,7 @@ from benchmarks import ours, report
 from benchmarks.memory import PeakMemory
 from benchmarks.sides import measure_in_turn
 from pose.data.tensors import load_recipe_data, training_data
+from pose.data.twin_search import with_twins
 from pose.device import keep_freed_memory, pick_precision
 from pose.member_key import MemberKey
 from pose.training.loop import train
@@ -55,7 +56,8 @@ def side(
     peak = PeakMemory()
     recipe = ours.frozen_recipe(model)
     started = time.perf_counter()
-    loaded = load_recipe_data(folder, recipe, cache_root, cache=cache)
+    # All that a run does before its first step, near twins among it.
+    loaded = with_twins(load_recipe_data(folder, recipe, cache_root, cache=cache), recipe, None)
     open_seconds = time.perf_counter() - started
     data = ours.train_everything(training_data(loaded, recipe, MemberKey(0), CPU), num_images // 4)
     data = dataclasses.replace(data, train_rows=data.train_rows[:num_images])
