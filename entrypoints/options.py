@@ -214,5 +214,7 @@ def _run(command: click.Command) -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
+    # What was printed comes first, also where both go into one log.
+    sys.stdout.flush()
     click.echo(f"error: {' '.join(message.split())}", err=True)
     sys.exit(2)

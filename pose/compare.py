@@ -13,6 +13,7 @@ import numpy as np
 
 from pose import compare_page
 from pose.config import CompareSetup
+from pose.data.folder import refuse_input
 from pose.display import Display
 from pose.ensembling.comparison import Comparison, Contestant, Side, compare, meet
 from pose.ensembling.held_out import groups_of
@@ -77,6 +78,7 @@ def compare_runs(setup: CompareSetup, tracker: Tracker, display: Display) -> Com
 def _files_to_write(folder: Path) -> dict[str, Path]:
     """What is written into `folder`, which is made, by name."""
     names = (compare_page.NAME, "comparison.json", "comparison.csv")
+    refuse_input(folder, folder.absolute().parent, "out_dir")
     refuse_foreign(folder, names, "comparison.json", "out_dir")
     make_folder(folder)
     return {name: file_to_write(folder / name, "out_dir") for name in names}

@@ -5,6 +5,9 @@ The whole module goes, with its preprocessing: images of any number and size in,
 
 import dataclasses
 import importlib.util
+import io
+import os
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,7 +26,7 @@ from pose.display import Display
 from pose.ensembling.held_out import MIN_ROWS
 from pose.ensembling.joined import join
 from pose.errors import InputError, one_line
-from pose.files import make_folder
+from pose.files import make_folder, writing
 from pose.predictions import Predictions
 from pose.tracking import Exported, TaskRecord
 from pose_models import Framing
@@ -198,10 +201,18 @@ def export_all(
     for name in formats:
         started = time.monotonic()
         path = folder / _FILES[name]
-        run = _WRITERS[name](program, path, images)
-        exported = _checked(name, path, run, images, expected)
-        if name == "int8":
-            exported = _scored(exported, model, run, images)
+        with (
+            writing(path),
+            tempfile.TemporaryDirectory(suffix=".partial", prefix=".", dir=folder) as staging,
+        ):
+            # Only what is whole, and answers as it should, takes its place.
+            partial = Path(staging, path.name)
+            run = _WRITERS[name](program, partial, images)
+            exported = _checked(name, partial, run, images, expected)
+            if name == "int8":
+                exported = _scored(exported, model, run, images)
+            os.replace(partial, path)
+        exported = dataclasses.replace(exported, path=path)
         found.append(exported)
         display.say(f"{exported}, {time.monotonic() - started:.1f} s")
     return found
@@ -235,7 +246,10 @@ def _logits_of(module: Callable[[Tensor], Tensor]) -> Run:
 
 
 def _write_pt2(program: ExportedProgram, path: Path, images: Images) -> Run:
-    torch.export.save(program, path)
+    # In memory first: torch ends the process where a disk is full.
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    path.write_bytes(buffer.getbuffer())
     return _logits_of(torch.export.load(path).module())
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pose.config import DataSetup, ExportSetup
+from pose.data.folder import refuse_input
 from pose.data.source import locate_dataset
 from pose.display import Display
 from pose.errors import InputError
@@ -32,6 +33,7 @@ def export_model(setup: ExportSetup, tracker: Tracker, display: Display) -> dict
     config = load_model(setup.model, "cpu").predictor.config
     module = load_module(setup.model).eval()
     out_dir = Path(setup.out_dir)
+    refuse_input(out_dir, out_dir.absolute().parent, "out_dir")
     refuse_foreign(out_dir, (file_of(name) for name in names), RECORD, "out_dir")
     make_folder(out_dir)
     with tempfile.TemporaryDirectory() as staging:

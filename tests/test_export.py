@@ -113,6 +113,16 @@ def test_an_export_that_answers_otherwise_is_refused(images, tmp_path, monkeypat
 
     with pytest.raises(InputError, match="pt2 must answer as torch does, found probabilities"):
         export_all(Fickle(), ("pt2",), images, tmp_path, NoDisplay())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_has_no_room_leaves_what_was_there(images, tmp_path, small_files):
+    (tmp_path / "model.pt2").write_text("an earlier one")
+    model = make_ensemble("simple_cnn", "simple_cnn_v2")
+    with pytest.raises(InputError, match=r"model\.pt2 must be written, found: disk full, "):
+        export_all(model, ("pt2",), images, tmp_path, NoDisplay())
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
+    assert (tmp_path / "model.pt2").read_text() == "an earlier one"
 
 
 def test_missing_packages_are_one_line(monkeypatch):

@@ -1,9 +1,7 @@
 """Writing files: whole or not at all, and one line where it cannot be done."""
 
 import os
-import resource
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -25,17 +23,6 @@ from pose.sync import check_root
 from pose.weights import read_state_dict, read_weights
 from pose_models.decode import BadImageError
 from pose_models.inputs import to_source
-
-
-@pytest.fixture
-def small_files():
-    """Files end at 10,000 bytes, as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, previous)
 
 
 def write_with_torch(folder: Path, numbers: torch.Tensor) -> None:
