@@ -615,7 +615,7 @@ def test_without_data_and_network_one_line_has_three_ways_out(tmp_path, monkeypa
         find_dataset(DataSetup(dataset=None, kaggle_handle="owner/name"), NoDisplay())
     message = str(caught.value)
     assert "\n" not in message
-    for part in ("owner/name", "--dataset PATH", "./dataset", "--dataset demo"):
+    for part in ("owner/name", "--dataset PATH", str(tmp_path / "dataset"), "--dataset demo"):
         assert part in message
     assert not (tmp_path / "demo").exists()
 
