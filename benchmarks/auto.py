@@ -11,6 +11,7 @@ vote on test images that nothing has seen. The folders are the textures of `benc
 import argparse
 import csv
 import dataclasses
+import json
 import os
 import re
 import statistics
@@ -127,6 +128,7 @@ def measure(name: str, root: Path, args: argparse.Namespace) -> dict[str, list[O
     """The outcomes of `auto`, and of each candidate where that is asked."""
     folder = make_folder(name, root, args.num_images)
     outcomes: dict[str, list[Outcome]] = {}
+    kept = _Kept(args.keep)
     for repetition in range(args.repetitions):
         seeds = ",".join(str(3 * repetition + number) for number in range(args.seeds))
         sides = {"auto": ["--run", "auto"]}
@@ -137,12 +139,35 @@ def measure(name: str, root: Path, args: argparse.Namespace) -> dict[str, list[O
                 sides[candidate.name] = ["--run", "champion", *options]
         for number, (side, options) in enumerate(sides.items()):
             work = root / f"work_{repetition}_{number}"
-            own = train_and_vote(
-                folder, work, f"run_{number}", [*options, "--budget", args.budget, "--seeds", seeds]
-            )
+            key = f"{name}, {args.budget}, seeds {seeds}, {side}"
+            if (own := kept.find(key)) is None:
+                limits = ["--budget", args.budget, "--seeds", seeds]
+                own = train_and_vote(folder, work, f"run_{number}", [*options, *limits])
+                kept.add(key, own)
             outcomes.setdefault(side, []).append(own)
             print(name, side, own, flush=True)
     return outcomes
+
+
+class _Kept:
+    """Outcomes in a file, a line each: hours of them are not measured in one go."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def find(self, key: str) -> Outcome | None:
+        """The outcome of an earlier command, if there is one."""
+        if self._path is None or not self._path.exists():
+            return None
+        lines = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
+        return next((Outcome(**own["outcome"]) for own in lines if own["key"] == key), None)
+
+    def add(self, key: str, outcome: Outcome) -> None:
+        """Keep an outcome."""
+        if self._path is not None:
+            line = json.dumps({"key": key, "outcome": dataclasses.asdict(outcome)})
+            with open(self._path, "a", encoding="utf-8") as handle:
+                handle.write(f"{line}\n")
 
 
 def main() -> None:
@@ -154,6 +179,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=1)
     parser.add_argument("--candidates", action="store_true", help="each of them with the budget")
     parser.add_argument("--num-images", type=int, default=3000, help="images of the demo data")
+    parser.add_argument("--keep", type=Path, help="file of outcomes; those in it stand")
     report.add_options(parser, "auto")
     args = parser.parse_args()
     tables, goals = [], []
