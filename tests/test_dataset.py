@@ -675,3 +675,35 @@ def test_files_are_listed_by_id_with_all_their_suffixes(tmp_path):
     assert found == {"a": ["a.PNG", "a.jpeg"], "b": ["b.jpg"], "d": ["d.webp"],
                      "deeper/e": ["e.jpg"]}  # fmt: skip
     assert listing.odd == ("c.txt",)
+
+
+@pytest.mark.parametrize(
+    "name", ["Groups.csv", "group.csv", "Classes.csv", "class.csv", "sample_submissions.csv"]
+)
+def test_a_file_whose_name_is_a_slip_is_named(tmp_path, name):
+    folder = write_folder(tmp_path / "data", "1,a\n2,b\n", jpgs(1, 2), tests=jpgs(3))
+    (folder / name).write_text("label,name\n")
+    (item,) = items_of(
+        read_dataset(folder), "files whose names are nearly those of files that are read"
+    )
+    assert item.startswith(f"{name} for ")
+
+
+def test_a_folder_or_a_table_whose_name_is_a_slip_is_named_where_it_is_missed(tmp_path):
+    folder = write_folder(tmp_path / "data", "1,a\n2,b\n", jpgs(1, 2), tests=jpgs(3))
+    (folder / "train_solution.csv").rename(folder / "Train_Solution.csv")
+    with pytest.raises(InputError, match=r"found Train_Solution\.csv for train_solution\.csv"):
+        read_dataset(folder)
+    (folder / "train_images").rename(folder / "train_image")
+    with pytest.raises(InputError, match="found train_image for train_images"):
+        read_dataset(folder)
+
+
+def test_equal_images_with_different_labels_are_named(tmp_path):
+    folder = write_folder(tmp_path / "data", "1,a\n2,b\n3,a\n4,b\n", jpgs(1, 2, 3, 4))
+    other = image_bytes(color=(30, 200, 30))
+    for image_id in (3, 4):
+        (folder / "train_images" / f"{image_id}.jpg").write_bytes(other[:-1] + bytes([image_id]))
+    checked = check_images(read_dataset(folder))
+    what = "groups of images of equal bytes with different labels"
+    assert items_of(checked, what) == ("1 (a), 2 (b)",)

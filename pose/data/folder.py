@@ -33,7 +33,7 @@ from pose.data.labels import (
     read_label_rows,
     read_tar_labels,
 )
-from pose.data.listing import Listing, list_images, list_tars
+from pose.data.listing import Listing, list_images, list_tars, misnamed
 from pose.data.problem import Problem
 from pose.data.shards import TAR_SUFFIX, ImageFile, TarMember, read_file
 from pose.errors import InputError, first_few, printable
@@ -144,7 +144,27 @@ class Dataset:
             contents: `(N,)` digest of each file.
         """
         _, copies = np.unique(contents, return_inverse=True)
-        return dataclasses.replace(self, groups=dataclasses.replace(self.groups, copies=copies))
+        groups = dataclasses.replace(self.groups, copies=copies)
+        problems = (*self.problems, *self._contradicting(copies))
+        return dataclasses.replace(self, groups=groups, problems=problems)
+
+    def _contradicting(self, copies: np.ndarray) -> list[Problem]:
+        """The problem of images of equal bytes that have different labels, if there are any.
+
+        Args:
+            copies: `(N,)` equal for images of equal bytes.
+        """
+        rows_of: dict[int, list[int]] = {}
+        for row, copy in enumerate(copies.tolist()):
+            rows_of.setdefault(copy, []).append(row)
+        items = tuple(
+            first_few(f"{self.ids[r]} ({self.classes.labels[self.labels[r]]})" for r in rows)
+            for rows in rows_of.values()
+            if len({int(self.labels[row]) for row in rows}) > 1
+        )
+        what = "groups of images of equal bytes with different labels"
+        consequence = "all are used: correct the labels, or leave some out"
+        return [Problem(what=what, consequence=consequence, items=items)] if items else []
 
     def raise_if_fatal(self) -> None:
         """Refuse a folder with a fatal problem.
@@ -308,6 +328,11 @@ def read_dataset(folder: Path) -> Dataset:
     missing = {i for i in labels_of if i not in images} - unlabelled
     note("rows without an image", _advice(missing, listing), sorted_texts(missing))
     note("images without a row", "not used", sorted_texts(set(images) - set(labels_of)))
+    note(
+        "files whose names are nearly those of files that are read",
+        "rename them",
+        misnamed(folder, (*INPUT_FILES, *IMAGE_FOLDERS)),
+    )
     problems += _odd_files(listing, "left out")
     if has_table:
         note(
@@ -496,6 +521,6 @@ def _list_folder(folder: Path) -> Listing:
     if not os.path.lexists(folder):
         raise InputError(
             f"{folder.parent} must hold {LABELS_FILE} and the folder {folder.name}/, "
-            f"found no {folder.name}/"
+            f"found {(*misnamed(folder.parent, (folder.name,)), f'no {folder.name}/')[0]}"
         )
     return list_images(folder, opens_tars=True)

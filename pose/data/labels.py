@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pose.data.listing import Listing
+from pose.data.listing import Listing, misnamed
 from pose.data.shards import read_file
 from pose.data.table import TableRow, column_of, read_table, shown_cells
 from pose.errors import InputError, one_line, printable
@@ -56,7 +56,10 @@ def read_label_rows(path: Path, images: Listing | None = None) -> LabelRows:
         InputError: the file cannot be read, or its columns cannot be told apart.
     """
     if not os.path.lexists(path):
-        raise InputError(f"{path.parent} must hold {path.name} (id,label), found none")
+        slips = misnamed(path.parent, (path.name,))
+        raise InputError(
+            f"{path.parent} must hold {path.name} (id,label), found {slips[0] if slips else 'none'}"
+        )
     table = read_table(path)
     if not table:
         raise InputError(f"{path} must have a row id,label for each image, found no rows")

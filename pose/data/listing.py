@@ -1,8 +1,9 @@
 """The images below a folder, by id, and what else lies there."""
 
 import dataclasses
+import difflib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from pose.data.shards import TAR_SUFFIX, ImageFile, list_tar
@@ -133,6 +134,24 @@ def _found_in_tar(tar: Path, inner: str) -> Iterator[_Found]:
         yield inner + member.inner, member, None if is_known else f" (in {tar.name})"
     for name, what in odd.items():
         yield inner + name, tar, f" (in {tar.name}: {what})"
+
+
+def misnamed(folder: Path, known: Collection[str]) -> list[str]:
+    """What has nearly the name of one of `known` that is not there: `Groups.csv for groups.csv`.
+
+    It is not read, which would go unnoticed.
+    """
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    missing = sorted(set(known) - set(names))
+    found = []
+    for name in (name for name in names if name not in known):
+        # Another case, an ending that was forgotten: one letter or two of ten.
+        close = difflib.get_close_matches(name.lower(), missing, 1, 0.85)
+        found += [f"{printable(name)} for {close[0]}"] if close else []
+    return found
 
 
 def _entries(folder: Path, inner: str) -> list[os.DirEntry[str]]:
