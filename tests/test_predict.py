@@ -6,11 +6,13 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import mlflow
 import pandas as pd
 import pytest
 from project import ROOT
@@ -185,6 +187,18 @@ def test_every_row_of_a_table_of_paths_is_predicted_or_refused(
     with pytest.raises(InputError, match=message):
         predict(setup_of(saved_ensemble, folder / "rows.csv", tmp_path / "out.csv"), NoDisplay())
     (folder / "rows.csv").unlink()
+
+
+def test_a_server_that_is_away_is_said_at_once(folder, tmp_path, monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    mlflow.set_tracking_uri(None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    started = time.monotonic()
+    with pytest.raises(InputError, match=f"the tracking store {uri} must be reachable, found: "):
+        predict(setup_of("models:/pose/1", folder, tmp_path / "out.csv"), NoDisplay())
+    assert time.monotonic() - started < 5
 
 
 def test_a_table_without_a_header_keeps_its_first_row_though_that_image_is_gone(tmp_path):

@@ -9,7 +9,7 @@ from torch import nn
 
 from pose.errors import InputError, one_line
 from pose.tracking.flavors import LOADER
-from pose.tracking.store import shown_uri
+from pose.tracking.store import connect, shown_uri
 from pose_models.predictor import Predictor
 
 
@@ -35,8 +35,11 @@ def load_model(uri: str, device: str) -> LoadedModel:
         device: as torch names it.
 
     Raises:
-        InputError: there is no such model, or it takes no images.
+        InputError: there is no such model, it takes no images, or the store does not answer.
     """
+    if uri.partition(":")[0] in ("models", "runs"):
+        # MLflow alone would ask a server that is away for minutes.
+        connect()
     # As in `Store`: bars for single small files.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
