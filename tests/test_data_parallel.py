@@ -1,5 +1,6 @@
 """One member in several processes: what one process would train, up to rounding."""
 
+import contextlib
 import copy
 import dataclasses
 import multiprocessing
@@ -193,6 +194,38 @@ def test_training_follows_that_of_one_process_and_goes_on_bit_for_bit(data, lead
         assert torch.equal(value, resumed.best_weights[name])
     for name, value in led.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name])
+
+
+class Asked:
+    """Images that remember which rows were announced, and which were asked for."""
+
+    device = CPU
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self._images = images
+        self.announced: list[list[int]] = []
+        self.asked: list[list[int]] = []
+
+    @contextlib.contextmanager
+    def ahead(self, batches) -> Iterator[None]:
+        self.announced = [rows.tolist() for rows in batches]
+        yield
+
+    def index_select(self, dim: int, rows: torch.Tensor) -> torch.Tensor:
+        self.asked.append(rows.tolist())
+        return self._images.index_select(dim, rows)
+
+
+@pytest.mark.parametrize("changes", [{}, {"mixup_alpha": 0.5}])
+def test_images_are_decoded_ahead_that_a_process_needs(data, lead, changes):
+    recipe = dataclasses.replace(BASE, **changes)
+    images = Asked(data.images)
+    with lead(recipe, start(recipe)) as step:
+        step.data = dataclasses.replace(data, images=images)
+        for rows in step.epoch(0, data.train_rows.split(10)):
+            step(rows)
+    assert images.announced == images.asked
+    assert sum(map(len, images.asked)) < NUM_TRAIN
 
 
 class KillsAFollower(NoDisplay):

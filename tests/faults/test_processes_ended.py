@@ -158,3 +158,45 @@ def test_other_threads_are_recorded_and_said(project, data):
     process.communicate(timeout=PATIENCE)
     out = project.run(*project.train_command(dataset=data, **{**SMALL, "threads": 2}))
     assert "seed 1: begun with 1 threads, goes on with 2: its weights depend on them" in out
+
+
+TOGETHER = {**SMALL, "seeds": "1", "processes_per_seed": 2}
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, data) -> Project:
+    """A run whose member was trained by two processes that nobody disturbed."""
+    project = Project(tmp_path_factory.mktemp("together") / "pose")
+    project.run(*project.train_command(dataset=data, **TOGETHER))
+    return project
+
+
+@pytest.mark.parametrize("victim", ["first", "second", "command", "frozen"])
+def test_two_processes_of_a_member_end_together_and_go_on(project, together, data, victim):
+    process = project.start(*project.train_command(dataset=data, **TOGETHER))
+    project.wait_for_epochs(process, "ensemble_1", 1, 1)
+    pids = pids_of(process)
+    if victim == "frozen":
+        # The first waits for the second then, and nobody is left to end them.
+        os.kill(pids[1], signal.SIGSTOP)
+        time.sleep(2)
+    killed = {"first": pids[0], "second": pids[1]}.get(victim, process.pid)
+    os.kill(killed, signal.SIGKILL)
+    _, err = process.communicate(timeout=PATIENCE)
+    if killed in pids:
+        number = pids.index(killed) + 1
+        assert process.returncode == 2
+        assert f"found dead: seed 1 (process {number} of 2 killed by SIGKILL); the same" in err
+    deadline = time.monotonic() + 60
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        assert time.monotonic() < deadline, "processes outlive what began them"
+        time.sleep(0.1)
+    out = project.run(*project.train_command(dataset=data, **TOGETHER))
+    assert "continued after epoch" in out
+    ours, theirs = (
+        torch.load(p.folder / "outputs/ensemble_1/seed_1/pose_cnn.pth", weights_only=True)
+        for p in (project, together)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    (child,) = project.children(*project.runs("train"))
+    assert child.data.params["processes_per_seed"] == "2"
