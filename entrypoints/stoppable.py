@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from entrypoints.caller import callers_folder
 from entrypoints.options import take_mlflow_run_id
 from pose.stop import StopRequest, becomes_orphan
 
@@ -23,7 +24,9 @@ def work_until_stopped(work: Callable[[StopRequest, str | None], object]) -> Non
             What takes seconds to import is imported by it.
     """
     given_run_id = take_mlflow_run_id()
-    stop = StopRequest(Path.cwd())
+    # In the project's folder, and where `mlflow run` was typed.
+    places = [Path.cwd(), *([callers_folder()] if given_run_id else [])]
+    stop = StopRequest(*places)
     # Before the imports, which take seconds: a killed `mlflow run` must not go unnoticed meanwhile.
 
     def leave(code: int) -> NoReturn:

@@ -24,13 +24,13 @@ class StopRequest:
     signal ends the process at once.
 
     Args:
-        folder: where `stop.txt` would be. One that is there already is left over from an earlier
+        folders: where `stop.txt` would be. One that is there already is left over from an earlier
             run, and asks for nothing until it is touched.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._stop_file = folder / STOP_FILE
-        self._left_over = self._stamp()
+    def __init__(self, *folders: Path) -> None:
+        files = dict.fromkeys(folder / STOP_FILE for folder in folders)
+        self._left_over = {path: _stamp(path) for path in files}
         self._interrupted_at: float | None = None
         self._is_asked = False
         self.reason: str | None = None
@@ -43,22 +43,11 @@ class StopRequest:
         return self.reason
 
     def has_stale_file(self) -> bool:
-        """Whether a stop file from before lies in the folder."""
-        return self._left_over is not None and self._stamp() == self._left_over
+        """Whether a stop file from before lies in one of the folders."""
+        return any(old is not None and _stamp(path) == old for path, old in self._left_over.items())
 
     def _is_fresh(self) -> bool:
-        return self._stamp() not in (None, self._left_over)
-
-    def _stamp(self) -> tuple[int, ...] | None:
-        """What no later stop file shares; None where there is none.
-
-        Not a time alone: clocks are set back, and a file's is another machine's on a shared disk.
-        """
-        try:
-            found = self._stop_file.lstat()
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+        return any(_stamp(path) not in (None, old) for path, old in self._left_over.items())
 
     def listen(
         self, *, ends_with_parent: bool, leave: Callable[[int], NoReturn] = os._exit
@@ -96,6 +85,18 @@ class StopRequest:
         if self.reason is None:
             self.reason = "signal"
             os.write(2, b"\nstopping after this batch (Ctrl-C again: at once)\n")
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What no later file of that name shares; None where there is none.
+
+    Not a time alone: clocks are set back, and a file's is another machine's on a shared disk.
+    """
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _is_importing(frame: FrameType | None) -> bool:

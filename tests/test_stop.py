@@ -152,6 +152,18 @@ print(is_orphan(), becomes_orphan(20), is_orphan(), flush=True)
 """
 
 
+def test_a_stop_file_may_lie_in_the_project_or_where_the_user_is(tmp_path):
+    project, user = tmp_path / "project", tmp_path / "user"
+    for place in (project, user):
+        place.mkdir()
+    (project / "stop.txt").touch()
+    stop = StopRequest(project, user)
+    assert stop() is None
+    assert stop.has_stale_file()
+    (user / "stop.txt").touch()
+    assert stop() == "stop_file"
+
+
 def test_an_orphan_is_known_although_its_parent_takes_a_while_to_end(tmp_path):
     process = start(tmp_path, "-c", ENDING_LATER, "-c", WAITER)
     out, _ = process.communicate(timeout=PATIENCE)
