@@ -127,3 +127,17 @@ def test_a_full_disk_below_mlflow_is_called_that(error, said):
     wrapped = RuntimeError("failed to log artifacts")
     wrapped.__cause__ = error
     assert f"found: {said}" in str(StoreError("sqlite:///mlflow.db", wrapped))
+
+
+def test_a_store_that_stays_locked_is_one_line_within_ten_seconds(tmp_path, monkeypatch):
+    store = tmp_path / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+    mlflow.set_tracking_uri(None)
+    connect()
+    monkeypatch.setattr("pose.tracking.database.LOCKED_SECONDS", 0.5)
+    started = time.monotonic()
+    with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as holder:
+        holder.execute("begin exclusive")
+        with pytest.raises(StoreError, match="must be reachable, found: database is locked"):
+            connect()
+    assert time.monotonic() - started < 4

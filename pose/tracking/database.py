@@ -19,6 +19,8 @@ from sqlalchemy.pool import NullPool
 # A store that is being made by MLflow itself changes every second; one that does not is dead.
 SILENCE_SECONDS = 5
 MAX_WAIT_SECONDS = 10
+# A SQLite store that somebody keeps locked is asked twice, and may be busy for so long each time.
+LOCKED_SECONDS = 4
 
 
 def ensure_whole(path: Path, make: Callable[[str], object]) -> None:
@@ -62,9 +64,12 @@ def knock(uri: str) -> None:
     if uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES:
         return
     url = make_url(uri)
-    # SQLite waits for a lock in its own way, and others call it by other names.
-    has_timeout = url.get_backend_name() in ("postgresql", "mysql")
-    arguments = {"connect_timeout": MAX_WAIT_SECONDS} if has_timeout else {}
+    # Others call it by other names.
+    arguments = {
+        "postgresql": {"connect_timeout": MAX_WAIT_SECONDS},
+        "mysql": {"connect_timeout": MAX_WAIT_SECONDS},
+        "sqlite": {"timeout": LOCKED_SECONDS},
+    }.get(url.get_backend_name(), {})
     engine = create_engine(url, connect_args=arguments, poolclass=NullPool)
     with engine.connect() as connection:
         inspect(connection).get_table_names()
@@ -100,7 +105,9 @@ def is_begun(path: Path) -> bool:
     try:
         # Not read-only: what a kill has left in the journal is rolled back first.
         address = f"file:{quote(str(path.absolute()))}?mode=rw"
-        with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
+        with contextlib.closing(
+            sqlite3.connect(address, uri=True, timeout=LOCKED_SECONDS)
+        ) as database:
             tables = {
                 name
                 for (name,) in database.execute("select name from sqlite_master where type='table'")
