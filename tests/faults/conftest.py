@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from project import Project
+from undisturbed import SMALL
 
 from pose.errors import InputError
 from pose_models.decode import BadImageError
@@ -60,6 +62,21 @@ def all_memory(limited_memory):
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     yield
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory, make_dataset) -> Path:
+    """140 labelled images of two classes."""
+    folder = tmp_path_factory.mktemp("faults_data") / "data"
+    return make_dataset(folder, num_per_class=(80, 60), size=40, num_test=4)
+
+
+@pytest.fixture(scope="session")
+def here(tmp_path_factory, data) -> Project:
+    """A run of seeds 1, 2 and 3, trained one after another in one process."""
+    project = Project(tmp_path_factory.mktemp("here") / "pose")
+    project.run(*project.train_command(dataset=data, **SMALL, seeds="1,2,3"))
+    return project
 
 
 def state_of(folder: Path) -> dict[str, tuple[int, int, int]]:

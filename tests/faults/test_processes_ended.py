@@ -9,32 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from project import PATIENCE, Project
+from undisturbed import SMALL, assert_same
 
 pytestmark = pytest.mark.usefixtures("all_memory")
 
-SMALL = {
-    "run": "ensemble_1",
-    "seeds": "1,2",
-    "num_epochs": 12,
-    "image_size": 32,
-    "batch_size": 16,
-    "threads": 1,
-}
-APART = {"engine": "processes", "parallel": 2}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, make_dataset):
-    folder = tmp_path_factory.mktemp("processes_data") / "data"
-    return make_dataset(folder, num_per_class=(80, 60), size=40, num_test=4)
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory, data) -> Project:
-    """A run whose members were trained one after another in one process."""
-    project = Project(tmp_path_factory.mktemp("here") / "pose")
-    project.run(*project.train_command(dataset=data, **SMALL))
-    return project
+ONE_BY_ONE = {**SMALL, "seeds": "1,2"}
+TWO = {**ONE_BY_ONE, "engine": "processes", "parallel": 2}
 
 
 @pytest.fixture
@@ -44,37 +24,13 @@ def project(tmp_path) -> Project:
 
 def start(project, data):
     """Training in two processes, once the first has an epoch behind it."""
-    process = project.start(*project.train_command(dataset=data, **SMALL, **APART))
+    process = project.start(*project.train_command(dataset=data, **TWO))
     project.wait_for_epochs(process, "ensemble_1", 1, 1)
     return process
 
 
 def go_on(project, data) -> str:
-    return project.run(*project.train_command(dataset=data, **SMALL, **APART))
-
-
-def assert_same(project, here):
-    """One parent, one child per seed, every epoch once; weights and histories as `here`."""
-    (parent,) = project.runs("train")
-    assert parent.data.tags["is_complete"] == "true"
-    children = project.children(parent)
-    assert {child.data.tags["seed"] for child in children} == {"1", "2"}
-    assert len(children) == 2
-    for child in children:
-        assert child.info.status == "FINISHED"
-        assert child.data.params["threads"] == "1"
-        points = project.client().get_metric_history(child.info.run_id, "train_loss")
-        assert [point.step for point in points] == list(range(1, 13))
-    for seed in (1, 2):
-        ours, theirs = (
-            torch.load(p.folder / f"outputs/ensemble_1/seed_{seed}/pose_cnn.pth", weights_only=True)
-            for p in (project, here)
-        )
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-        for row, other in zip(
-            project.history("ensemble_1", seed), here.history("ensemble_1", seed), strict=True
-        ):
-            assert (row["train_loss"], row["val_loss"]) == (other["train_loss"], other["val_loss"])
+    return project.run(*project.train_command(dataset=data, **TWO))
 
 
 def pids_of(process) -> list[int]:
@@ -106,7 +62,7 @@ def test_a_stop_reaches_all_members_and_the_same_command_continues(project, here
     assert ends == {reason}
     (project.folder / "stop.txt").unlink(missing_ok=True)
     assert "continued after epoch" in go_on(project, data)
-    assert_same(project, here)
+    assert_same(project, here, 1, 2)
 
 
 def test_a_dead_process_is_one_line_and_its_member_goes_on(project, here, data):
@@ -126,7 +82,7 @@ def test_a_dead_process_is_one_line_and_its_member_goes_on(project, here, data):
     out = go_on(project, data)
     assert "seed 2: finished before" in out
     assert "continued after epoch" in out
-    assert_same(project, here)
+    assert_same(project, here, 1, 2)
 
 
 def test_members_end_with_the_process_that_began_them(project, here, data):
@@ -139,12 +95,12 @@ def test_members_end_with_the_process_that_began_them(project, here, data):
         assert time.monotonic() < deadline, "members outlive what began them"
         time.sleep(0.1)
     assert "continued after epoch" in go_on(project, data)
-    assert_same(project, here)
+    assert_same(project, here, 1, 2)
 
 
 def test_a_member_that_diverges_stops_the_others(project, data):
-    wild = {**SMALL, "optimizer": "adam", "learning_rate": 1e10, "augmentation": "none"}
-    said = project.run(*project.train_command(dataset=data, **wild, **APART), code=2)
+    wild = {**TWO, "optimizer": "adam", "learning_rate": 1e10, "augmentation": "none"}
+    said = project.run(*project.train_command(dataset=data, **wild), code=2)
     assert "error: seed " in said
     assert "Traceback" not in said
     (parent,) = project.runs("train")
@@ -152,11 +108,11 @@ def test_a_member_that_diverges_stops_the_others(project, data):
 
 
 def test_other_threads_are_recorded_and_said(project, data):
-    process = project.start(*project.train_command(dataset=data, **SMALL))
+    process = project.start(*project.train_command(dataset=data, **ONE_BY_ONE))
     project.wait_for_epochs(process, "ensemble_1", 1, 1)
     process.terminate()
     process.communicate(timeout=PATIENCE)
-    out = project.run(*project.train_command(dataset=data, **{**SMALL, "threads": 2}))
+    out = project.run(*project.train_command(dataset=data, **{**ONE_BY_ONE, "threads": 2}))
     assert "seed 1: begun with 1 threads, goes on with 2: its weights depend on them" in out
 
 

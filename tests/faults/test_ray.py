@@ -6,35 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from project import PATIENCE, Project
+from undisturbed import SMALL, assert_same
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is an extra")
 pytestmark = pytest.mark.usefixtures("all_memory")
 
-SMALL = {
-    "run": "ensemble_1",
-    "seeds": "1,2,3",
-    "num_epochs": 12,
-    "image_size": 32,
-    "batch_size": 16,
-    "threads": 1,
-}
-ON_RAY = {"engine": "ray"}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, make_dataset):
-    folder = tmp_path_factory.mktemp("ray_data") / "data"
-    return make_dataset(folder, num_per_class=(80, 60), size=40, num_test=4)
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory, data) -> Project:
-    """A run whose members were trained one after another in one process."""
-    project = Project(tmp_path_factory.mktemp("here") / "pose")
-    project.run(*project.train_command(dataset=data, **SMALL))
-    return project
+THREE = {**SMALL, "seeds": "1,2,3", "engine": "ray"}
 
 
 @pytest.fixture
@@ -56,41 +34,19 @@ def cluster(monkeypatch):
     cluster.shutdown()
 
 
-def assert_same(project, here):
-    """One parent, one child per seed, every epoch once; weights and histories as `here`."""
-    (parent,) = project.runs("train")
-    assert parent.data.tags["is_complete"] == "true"
-    children = project.children(parent)
-    assert sorted(child.data.tags["seed"] for child in children) == ["1", "2", "3"]
-    for child in children:
-        assert child.info.status == "FINISHED"
-        points = project.client().get_metric_history(child.info.run_id, "train_loss")
-        assert [point.step for point in points] == list(range(1, 13))
-    for seed in (1, 2, 3):
-        ours, theirs = (
-            torch.load(p.folder / f"outputs/ensemble_1/seed_{seed}/pose_cnn.pth", weights_only=True)
-            for p in (project, here)
-        )
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-        for row, other in zip(
-            project.history("ensemble_1", seed), here.history("ensemble_1", seed), strict=True
-        ):
-            assert (row["train_loss"], row["val_loss"]) == (other["train_loss"], other["val_loss"])
-
-
 def start(project, data, *before):
     """Training on a cluster, once seeds 1 and 2 have two epochs behind them.
 
     `before` goes in front of the command: `setsid` makes its processes a session, named by its id.
     """
-    process = project.start(*before, *project.train_command(dataset=data, **SMALL, **ON_RAY))
+    process = project.start(*before, *project.train_command(dataset=data, **THREE))
     for seed in (1, 2):
         project.wait_for_epochs(process, "ensemble_1", seed, 2)
     return process
 
 
 def go_on(project, data) -> str:
-    return project.run(*project.train_command(dataset=data, **SMALL, **ON_RAY))
+    return project.run(*project.train_command(dataset=data, **THREE))
 
 
 def processes_of(session: int) -> list[str]:
@@ -114,7 +70,7 @@ def test_a_node_that_dies_costs_nothing(project, here, data, cluster):
     assert "is lost with its process; Ray starts it again" in out
     assert "continued after epoch" in out
     assert "Traceback" not in err
-    assert_same(project, here)
+    assert_same(project, here, 1, 2, 3)
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, "stop.txt"])
@@ -136,7 +92,7 @@ def test_a_stop_reaches_all_members_and_nothing_is_left(project, here, data, by)
     assert ends == {reason}
     (project.folder / "stop.txt").unlink(missing_ok=True)
     assert "continued after epoch" in go_on(project, data)
-    assert_same(project, here)
+    assert_same(project, here, 1, 2, 3)
 
 
 def test_a_local_cluster_ends_with_the_process_that_started_it(project, here, data):
@@ -149,4 +105,4 @@ def test_a_local_cluster_ends_with_the_process_that_started_it(project, here, da
         assert time.monotonic() < deadline, "members or a cluster outlive what began them"
         time.sleep(0.2)
     assert "continued after epoch" in go_on(project, data)
-    assert_same(project, here)
+    assert_same(project, here, 1, 2, 3)
