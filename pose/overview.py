@@ -15,7 +15,7 @@ class RunOverview:
         run_id: of the parent run in MLflow.
         data: name of the data folder.
         num_finished, num_promised: its members.
-        state: `complete`, `at work`, or `stopped` with the reason.
+        state: `complete`, `at work`, `stopped` with the reason, or `damaged`.
         val_f1: best validation macro F1 of the finished members; None where none is finished.
         ensemble_f1: of the newest vote of this run alone, on rows that no member trained on.
         num_rows: those rows.

@@ -84,3 +84,10 @@ def test_runs_are_listed_with_what_they_have_and_what_comes_next(tracker):
     ]  # fmt: skip
     assert next_command(runs, None) == "python -m entrypoints.train --run next"
     assert next_command(runs[1:], None) == "mlflow ui"
+
+
+def test_a_run_whose_tag_was_edited_hides_no_other(tracker):
+    add_run("train", {}, run="mine", seeds="1,2", is_complete="true", dataset="/x/birds")
+    add_run("train", {}, run="edited", seeds="one, two", is_complete="true", dataset="/x/birds")
+    states = {run.name: run.state for run in tracker.list_runs()}
+    assert states == {"mine": "complete", "edited": "damaged (tag seeds)"}

@@ -5,6 +5,7 @@ from pathlib import PurePath
 
 from mlflow.entities import Run
 
+from pose.errors import InputError
 from pose.overview import RunOverview
 from pose.results import FINISHED_REASONS, spread
 from pose.tracking import registry
@@ -33,13 +34,19 @@ def _overview(run: Run, members: list[Run], vote: Run | None) -> RunOverview:
     finished = [own for own in members if own.data.tags.get("stop_reason") in FINISHED_REASONS]
     scores = [m.data.metrics["best_val_f1"] for m in finished if "best_val_f1" in m.data.metrics]
     num_folds = max((int(own.data.params.get("folds", 0)) for own in members), default=0)
+    problem, num_seeds = None, 0
+    try:
+        num_seeds = len(seeds_of(run))
+    except InputError:
+        # Edited by hand. One run that nobody can use must not hide the others.
+        problem = "damaged (tag seeds)"
     return RunOverview(
         run_id=run.info.run_id,
         name=tags.get("run", run.info.run_name or ""),
         data=PurePath(tags.get("dataset", "")).name,
         num_finished=len(finished),
-        num_promised=max(len(seeds_of(run)) * max(1, num_folds), len(finished)),
-        state=_state(run),
+        num_promised=max(num_seeds * max(1, num_folds), len(finished)),
+        state=_state(run) if problem is None else problem,
         val_f1=spread(scores) if scores else None,
         ensemble_f1=vote.data.metrics.get("val_f1") if vote else None,
         num_rows=int(vote.data.metrics.get("val_rows", 0)) if vote else 0,
