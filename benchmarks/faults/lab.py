@@ -102,7 +102,7 @@ class Attempt(Project):
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
         }
-        return {**self.environment(), **own, **changes}
+        return {**super().environment(), **own, **changes}
 
     def launch(
         self,
