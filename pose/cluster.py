@@ -146,6 +146,20 @@ def _speak_little() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what is written to stderr: Ray's C++ part says there how little it is going to say."""
+    kept = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
 def _join(ray: Any, num_cpus: int) -> None:
     address = os.environ.get(ADDRESS_VARIABLE) or "local"
     started_here = {
@@ -156,17 +170,18 @@ def _join(ray: Any, num_cpus: int) -> None:
         "_system_config": {"worker_niceness": 0},
     }
     try:
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            # The code alone: never the working folder, in which data and results may lie.
-            runtime_env={
-                "py_modules": [_folder_of(pose), _folder_of(pose_models)],
-                "excludes": ["__pycache__"],
-            },
-            **(started_here if address == "local" else {}),
-        )
+        with _silent():
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                # The code alone: never the working folder, in which data and results may lie.
+                runtime_env={
+                    "py_modules": [_folder_of(pose), _folder_of(pose_models)],
+                    "excludes": ["__pycache__"],
+                },
+                **(started_here if address == "local" else {}),
+            )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         ray.shutdown()
         expected = (
