@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pose.files import atomic_path, read_bytes
+from pose.files import atomic_path, read_bytes, remove_dead_partials
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
@@ -26,5 +26,6 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     Raises:
         InputError: they cannot be written.
     """
+    remove_dead_partials(path)
     with atomic_path(path) as partial, open(partial, "wb") as handle:
         np.savez(handle, **arrays)  # type: ignore[arg-type] # its stub takes them for the flag

@@ -5,6 +5,7 @@ What the files mean belongs to the callers.
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import stat
@@ -154,6 +155,26 @@ def remove_partials(folder: Path) -> None:
             shutil.rmtree(left)
         else:
             left.unlink(missing_ok=True)
+
+
+def remove_dead_partials(path: Path) -> None:
+    """Remove what killed processes of this machine left of `path`; others may be writing it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        pid = left.name.removesuffix(".partial").rpartition(".")[2]
+        if pid.isdecimal() and not _is_alive(int(pid)):
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        # Somebody else's.
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,11 +2,15 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from pose.arrays import read_arrays, write_arrays
 from pose.config import DemoSetup, Recipe, Setup
 from pose.data.folder import read_dataset
 from pose.data.source import draw_demo
@@ -162,3 +166,20 @@ def test_the_demo_is_drawn_nowhere_in_a_line(tmp_path):
     for name in ("file/demo", "x" * 300):
         with pytest.raises(InputError, match="must be written, found: "):
             draw_demo(DemoSetup(out=str(tmp_path / name), num_train=20, num_test=0), NoDisplay())
+
+
+def test_arrays_are_whole_or_not_there_and_leave_nothing_of_the_dead(tmp_path):
+    path = tmp_path / "marks.npz"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, living = (tmp_path / f".marks.npz.{pid}.partial" for pid in (ended.pid, os.getppid()))
+    for left in (dead, living):
+        left.write_text("half")
+    write_arrays(path, numbers=np.arange(1000))
+    assert (dead.exists(), living.exists()) == (False, True)
+    assert read_arrays(path)["numbers"].tolist() == list(range(1000))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert read_arrays(path) is None
+    assert read_arrays(tmp_path / "none.npz") is None

@@ -33,7 +33,7 @@ from pose.data.near_twins import MARKS, MARKS_CHUNK, Marks, mark, read_marks, sh
 from pose.data.shards import ImageFile, read_file, reading_order
 from pose.data.streamed import StreamedImages
 from pose.errors import InputError, one_line
-from pose.files import locked, read_bytes, reason_of, write_text
+from pose.files import locked, read_bytes, reason_of, remove_partials, write_text
 from pose_models.decode import BadImageError, read_image
 from pose_models.framing import Framing, as_framing
 
@@ -104,6 +104,8 @@ def _read_index(folder: Path, decoding: Decoding) -> dict[str, Any] | None:
 def _keep(folder: Path, index: dict[str, Any], marks: Marks) -> tuple[str, ...]:
     """Write what was found, the index last; a note if it cannot be written."""
     try:
+        # Nobody else writes there: the lock is held.
+        remove_partials(folder)
         write_marks(folder / MARKS, marks)
         write_text(folder / INDEX, json.dumps(index))
     except InputError as error:
