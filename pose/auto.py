@@ -166,7 +166,8 @@ class Auto:
         folder = find_dataset(self._setup, self._display)
         dataset = read_dataset(folder)
         dataset.raise_if_fatal()
-        plainest = find_candidates(take_fingerprint(dataset), self._given)[0]
+        found = take_fingerprint(dataset)
+        plainest = find_candidates(found, self._given)[0]
         loaded = load_recipe_data(
             folder,
             self._recipe_of(plainest),
@@ -175,8 +176,10 @@ class Auto:
             self._display.cache_progress,
             self._setup.cache,
         )
-        twins = group_twins(loaded)
-        found = take_fingerprint(twins.dataset, twins.dataset.groups.alike)
+        is_grouped = loaded.dataset.groups.alike is not None
+        twins = loaded if is_grouped else group_twins(loaded)
+        assert twins.dataset.groups.alike is not None
+        found = found.with_twins(twins.dataset.groups.alike)
         if found.has_to_keep_twins and self._may_keep_twins():
             loaded = twins
             self._keep_twins()

@@ -23,14 +23,13 @@ from pose.cluster import in_turn, joined
 from pose.config import VoteSetup
 from pose.data.cache import cache_root_of
 from pose.data.decoding import decode_file
-from pose.data.shards import ImageFile, absolute_file, absolute_name, status_of
-from pose.data.streamed import Images
-from pose.data.survey import OPENERS
+from pose.data.shards import ImageFile, absolute_file, absolute_name, version_of
 from pose.device import describe, pick_device, pick_precision
 from pose.display import Display
 from pose.ensembling.lock import digest_of_images
 from pose.ensembling.members import Member
 from pose.errors import InputError, first_few, printable
+from pose.look import decode
 from pose.seeds.folder import decoding_of
 from pose.training.predict import predict_logits, probs_of
 from pose_models import AugmentedClassifier, Framing, ImageClassifier, for_inference
@@ -167,7 +166,12 @@ def _ask_here(
     display: Display,
 ) -> tuple[Shard, float]:
     """All members about all images, each image decoded once per way of decoding."""
-    images, digests, bad = _decode(files, sorted(set(panel.decodings)), setup, display)
+    caches = decode(files, panel.decodings, setup, display)
+    for note in (note for cache in caches.values() for note in cache.notes):
+        display.say(f"warning: {note}")
+    # A file's bytes are the same however they are decoded.
+    digests = caches[panel.decodings[0]].digests
+    bad = {row: why for cache in caches.values() for row, why in cache.bad.items()}
     _check_bad(files, bad, setup, display)
     shards = [
         torch.tensor([row for row in rows if row not in bad], dtype=torch.int64)
@@ -183,7 +187,7 @@ def _ask_here(
         for rows in shards:
             logits = predict_logits(
                 fast,
-                images[decoding],
+                caches[decoding].images,
                 rows,
                 panel.precision,
                 batch_size=BATCH_SIZE,
@@ -202,30 +206,6 @@ def _after(display: Display, before: int, total: int, done: int, _: int) -> None
 
 def _shards(num_files: int) -> list[range]:
     return [range(num_files)[s : s + SHARD_FILES] for s in range(0, num_files, SHARD_FILES)]
-
-
-def _decode(
-    files: Sequence[ImageFile], decodings: Sequence[Decoding], setup: VoteSetup, display: Display
-) -> tuple[dict[Decoding, Images], tuple[str, ...], dict[int, str]]:
-    """The test images `(N, 3, S, S)` of each decoding, their digests, and why some are bad."""
-    images: dict[Decoding, Images] = {}
-    bad: dict[int, str] = {}
-    digests: tuple[str, ...] = ()
-    for framing, obey_exif in decodings:
-        cache = OPENERS[setup.cache](
-            files,
-            framing,
-            cache_root=cache_root_of(setup.cache_root),
-            num_workers=setup.num_workers,
-            progress=display.cache_progress,
-            obey_exif=obey_exif,
-        )
-        for note in cache.notes:
-            display.say(f"warning: {note}")
-        images[framing, obey_exif] = cache.images
-        digests = cache.digests
-        bad |= cache.bad
-    return images, digests, bad
 
 
 def _check_bad(
@@ -358,10 +338,5 @@ class KeptShards:
         panel = self._panel
         digest = hashlib.sha256(f"{panel.precision} {panel.decodings}".encode())
         for file in files:
-            try:
-                status = status_of(file)
-                state = f"{status.st_size}\0{status.st_mtime_ns}"
-            except OSError:
-                state = "unreadable"
-            digest.update(os.fsencode(f"\n{absolute_name(file)}\0{state}"))
+            digest.update(os.fsencode(f"\n{absolute_name(file)}\0{version_of(file)}"))
         return self.folder / f"{digest.hexdigest()[:20]}.npz"

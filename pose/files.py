@@ -161,19 +161,20 @@ def remove_dead_partials(path: Path) -> None:
     """Remove what killed processes of this machine left of `path`; others may be writing it."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         pid = left.name.removesuffix(".partial").rpartition(".")[2]
-        if pid.isdecimal() and not _is_alive(int(pid)):
+        if pid.isdecimal() and not is_alive(int(pid)):
             with contextlib.suppress(OSError):
                 left.unlink()
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether there is a process with this number on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:
+    except PermissionError:
         # Somebody else's.
-        return True
+        pass
     return True
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from pose.config import ComputeSetup, VoteSetup
 from pose.data.cache import ImageCache, cache_root_of
 from pose.data.folder import Dataset, read_dataset
+from pose.data.shards import ImageFile
 from pose.data.streamed import Images
 from pose.data.survey import OPENERS
 from pose.device import pick_device, pick_precision
@@ -117,14 +118,24 @@ def decode_labelled(
     dataset: Dataset, members: Sequence[Member], setup: ComputeSetup, display: Display
 ) -> dict[tuple[Framing, bool], ImageCache]:
     """The labelled images of each way of decoding; training has left them decoded."""
+    return decode(dataset.files, {decoding_of(member.card) for member in members}, setup, display)
+
+
+def decode(
+    files: Sequence[ImageFile],
+    ways: Iterable[tuple[Framing, bool]],
+    setup: ComputeSetup,
+    display: Display,
+) -> dict[tuple[Framing, bool], ImageCache]:
+    """The images of `files` by how they are decoded: framing, and whether EXIF is obeyed."""
     return {
         (framing, obey_exif): OPENERS[setup.cache](
-            dataset.files,
+            files,
             framing,
             cache_root=cache_root_of(setup.cache_root),
             num_workers=setup.num_workers,
             progress=display.cache_progress,
             obey_exif=obey_exif,
         )
-        for framing, obey_exif in sorted({decoding_of(member.card) for member in members})
+        for framing, obey_exif in sorted(set(ways))
     }

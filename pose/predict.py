@@ -16,6 +16,7 @@ from pose.cluster import check_ray, joined
 from pose.config import PredictSetup
 from pose.data.folder import refuse_input
 from pose.data.image_files import find_images
+from pose.data.shards import version_of
 from pose.device import pick_device
 from pose.display import Display
 from pose.errors import InputError, first_few, printable
@@ -139,12 +140,7 @@ def _identity(model: LoadedModel, files: dict[str, Path]) -> str:
     """Of a model and of files as they are now."""
     digest = hashlib.sha256(model.identity.encode())
     for name, path in files.items():
-        try:
-            status = path.stat()
-            state = f"{status.st_size}\0{status.st_mtime_ns}"
-        except OSError:
-            state = "unreadable"
-        digest.update(os.fsencode(f"\n{name}\0{state}"))
+        digest.update(os.fsencode(f"\n{name}\0{version_of(path)}"))
     return digest.hexdigest()[:16]
 
 

@@ -28,7 +28,14 @@ import numpy as np
 import torch
 
 from pose.data.decoding import Decoding, decode_file
-from pose.data.shards import ImageFile, absolute_name, read_file, reading_order, status_of
+from pose.data.shards import (
+    ImageFile,
+    absolute_name,
+    read_file,
+    reading_order,
+    status_of,
+    version_of,
+)
 from pose.data.streamed import Images
 from pose.errors import InputError, one_line
 from pose.files import (
@@ -259,13 +266,7 @@ def key_of(decoding: Decoding) -> str:
     framed = "" if decoding.framing.rule == "resize" else f" {decoding.framing.rule}"
     digest = hashlib.sha256(f"{FORMAT} {decoding.size}{turned}{framed}".encode())
     for file in decoding.files:
-        try:
-            stat = status_of(file)
-            version = f"{stat.st_size}\0{stat.st_mtime_ns}"
-        except OSError:
-            # A link to nowhere: one of the bad files, like everything that cannot be read.
-            version = "unreadable"
-        digest.update(b"\n" + os.fsencode(absolute_name(file)) + f"\0{version}".encode())
+        digest.update(os.fsencode(f"\n{absolute_name(file)}\0{version_of(file)}"))
     return f"{digest.hexdigest()[:20]}-{decoding.size}px"
 
 

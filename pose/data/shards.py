@@ -85,6 +85,16 @@ def status_of(file: ImageFile) -> os.stat_result:
     return (file if isinstance(file, Path) else file.tar).stat()
 
 
+def version_of(file: ImageFile) -> str:
+    """What a file's bytes go with, as far as the system says it without reading them."""
+    try:
+        status = status_of(file)
+    except OSError:
+        # A link to nowhere: a bad file, like everything that cannot be read.
+        return "unreadable"
+    return f"{status.st_size}\0{status.st_mtime_ns}"
+
+
 def absolute_name(file: ImageFile) -> str:
     """What no other image file is called, now."""
     if isinstance(file, Path):

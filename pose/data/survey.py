@@ -5,7 +5,6 @@ cache is; the pixels are not.
 """
 
 import concurrent.futures
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -28,13 +27,12 @@ from pose.data.cache import (
     key_of,
     open_cache,
 )
-from pose.data.decoding import Decoding
+from pose.data.decoding import Decoding, decode_file
 from pose.data.near_twins import MARKS, MARKS_CHUNK, Marks, mark, read_marks, shrink, write_marks
-from pose.data.shards import ImageFile, read_file, reading_order
+from pose.data.shards import ImageFile, reading_order
 from pose.data.streamed import StreamedImages
 from pose.errors import InputError, one_line
 from pose.files import locked, read_bytes, reason_of, remove_partials, write_text
-from pose_models.decode import BadImageError, read_image
 from pose_models.framing import Framing, as_framing
 
 
@@ -127,15 +125,14 @@ def _survey(
     bad: dict[int, str] = {}
     black = shrink(torch.zeros((1, 3, decoding.size, decoding.size), dtype=torch.uint8))
 
+    ways = [(decoding.framing, decoding.obey_exif)]
+
     def look(row: int) -> Tensor:
-        try:
-            data = read_file(decoding.files[row])
-            digests[row] = hashlib.sha256(data).hexdigest()
-            pixels = read_image(data, decoding.framing, decoding.obey_exif)
-            return shrink(torch.from_numpy(np.ascontiguousarray(pixels))[None])
-        except (BadImageError, OSError) as error:
-            bad[row] = reason_of(error) if isinstance(error, OSError) else str(error)
+        digests[row], pixels, reason = decode_file(decoding.files[row], ways)
+        if reason:
+            bad[row] = reason
             return black
+        return shrink(torch.from_numpy(np.ascontiguousarray(pixels[0]))[None])
 
     parts = []
     order = reading_order(decoding.files)

@@ -44,6 +44,17 @@ class Fingerprint:
     has_mirrors: bool
     twins: tuple[int, int] | None = None
 
+    def with_twins(self, alike: np.ndarray) -> "Fingerprint":
+        """The same, once somebody has looked for near twins.
+
+        Args:
+            alike: `(N,)` equal numbers for near twins.
+        """
+        sizes = np.bincount(alike, minlength=1)
+        several = sizes[sizes > 1]
+        twins = int(several.sum()), int(several.max(initial=0))
+        return dataclasses.replace(self, twins=twins)
+
     @property
     def has_to_keep_twins(self) -> bool:
         """Whether a split must not come between near twins, or its score would flatter.
@@ -71,12 +82,8 @@ class Fingerprint:
         ]
 
 
-def take_fingerprint(dataset: Dataset, alike: np.ndarray | None = None) -> Fingerprint:
-    """Look at the labelled images: at the headers of some, at the pixels of fewer.
-
-    Args:
-        alike: `(N,)` equal numbers for near twins, if somebody has looked for them.
-    """
+def take_fingerprint(dataset: Dataset) -> Fingerprint:
+    """Look at the labelled images: at the headers of some, at the pixels of fewer."""
     sides = [side for row in spread_rows(len(dataset.files), NUM_SIZES)
              if (side := _side(dataset, row)) is not None]  # fmt: skip
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
@@ -88,14 +95,7 @@ def take_fingerprint(dataset: Dataset, alike: np.ndarray | None = None) -> Finge
         sides=(min(sides, default=side), max(sides, default=side)),
         fine_detail=_fine_detail(dataset, side),
         has_mirrors=any(mirror >= 0 for mirror in dataset.classes.mirrors),
-        twins=None if alike is None else _count_twins(alike),
     )
-
-
-def _count_twins(alike: np.ndarray) -> tuple[int, int]:
-    sizes = np.bincount(alike, minlength=1)
-    largest = int(sizes.max())
-    return int(sizes[sizes > 1].sum()), largest if largest > 1 else 0
 
 
 def _side(dataset: Dataset, row: int) -> int | None:

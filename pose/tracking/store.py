@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from pose.config import typed
 from pose.errors import InputError, one_line
-from pose.files import is_full, kind_of, locked
+from pose.files import is_alive, is_full, kind_of, locked
 from pose.tracking.database import ensure_whole, has_experiment, knock
 
 PARENT_TAG = "mlflow.parentRunId"
@@ -347,12 +347,8 @@ def process_tags() -> dict[str, str]:
 
 def process_key(pid: int) -> str:
     """A text that no later process with the same number has; `gone` where there is no process."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+    if not is_alive(pid):
         return "gone"
-    except PermissionError:
-        pass
     stat = Path(f"/proc/{pid}/stat")
     # Field 22 is the start time; the name in field 2 may hold spaces.
     started = stat.read_text().rpartition(")")[2].split()[19] if stat.exists() else ""
