@@ -9,7 +9,6 @@ vote on test images that nothing has seen. The folders are the textures of `benc
 """
 
 import argparse
-import csv
 import dataclasses
 import json
 import os
@@ -22,19 +21,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks import ours, report
+from benchmarks.front_door import ROOT, read_labels, score
 from benchmarks.peers.__main__ import lay_out
 from benchmarks.suspects import write_digits
 from benchmarks.textures import write_textures
 from pose.config import typed
 from pose.data.folder import read_dataset
-from pose.metrics import f1_of
 from pose.search.candidates import find_candidates
 from pose.search.fingerprint import take_fingerprint
 
-ROOT = Path(__file__).parents[1]
 DATA = ("textures", "digits", "demo")
 TEXTURES_GOAL, TEXTURES_AIM = 0.85, 0.92
 # How far auto may be from the best of its candidates, in macro-F1.
@@ -62,7 +58,7 @@ def make_folder(name: str, root: Path, num_images: int) -> Folder:
     """The data of a name, made in `root`."""
     if name == "textures":
         path = write_textures(root / name, num_train=2400, num_test=600)
-        return Folder(path=path, truth=_read_labels(path / "test_solution.csv"))
+        return Folder(path=path, truth=read_labels(path / "test_solution.csv"))
     if name == "digits":
         kept, truth = lay_out(write_digits(root / "all"), 597, root / name)
     else:
@@ -78,11 +74,6 @@ def make_folder(name: str, root: Path, num_images: int) -> Folder:
     return Folder(path=kept, truth=truth)
 
 
-def _read_labels(path: Path) -> dict[str, str]:
-    with open(path, encoding="utf-8", newline="") as handle:
-        return {row["id"]: row["label"] for row in csv.DictReader(handle)}
-
-
 def train_and_vote(folder: Folder, work: Path, name: str, options: Sequence[str]) -> Outcome:
     """Train a run and let it vote, by the commands; their folder is `work`.
 
@@ -93,13 +84,9 @@ def train_and_vote(folder: Folder, work: Path, name: str, options: Sequence[str]
     output = _run(work, "train", "--run-name", name, "--dataset", str(folder.path), *options)
     seconds = time.monotonic() - started
     _run(work, "ensemble", "--run", name, "--dataset", str(folder.path))
-    preds = _read_labels(work / "predictions.csv")
-    labels = sorted(set(folder.truth.values()))
-    one_hot = np.array([[preds[key] == label for label in labels] for key in folder.truth])
-    truth = np.array([labels.index(label) for label in folder.truth.values()])
     found = re.search(r"^Chosen: \*\*(.+?)\*\*", output, re.MULTILINE)
     return Outcome(
-        test_f1=f1_of(one_hot.astype(float), truth),
+        test_f1=score(work / "predictions.csv", folder.truth),
         seconds=seconds,
         chosen=found[1] if found else "",
     )

@@ -7,25 +7,19 @@ drawn poses, whose labels nothing but the score reads.
 """
 
 import argparse
-import csv
 import dataclasses
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import mlflow
-import numpy as np
 
 from benchmarks import report
+from benchmarks.front_door import finish, read_labels, score, start
 from pose.demo.draw import write_demo
-from pose.metrics import f1_of
 
-ROOT = Path(__file__).parents[1]
 # How far the student may be from its ensemble, in macro-F1 on the test images.
 MARGIN = 0.01
 TEACHER = "ensemble of three"
@@ -55,42 +49,19 @@ def train(work: Path, name: str, *options: str) -> None:
 def vote(work: Path, name: str) -> Outcome:
     """The vote of a run, scored by the truth of the test images."""
     _mlflow(work, "ensemble", f"run={name}", "dataset=data", f"out_path={work}/predictions.csv")
-    preds = _read_labels(work / "predictions.csv")
-    truth = _read_labels(work / "data" / "test_solution.csv")
-    labels = sorted(set(truth.values()))
-    one_hot = np.array([[preds[key] == label for label in labels] for key in truth], dtype=float)
+    truth = read_labels(work / "data" / "test_solution.csv")
     mlflow.set_tracking_uri(f"sqlite:///{work}/mlflow.db")
     newest = mlflow.search_runs(search_all_experiments=True, output_format="list", max_results=1)[0]
     return Outcome(
-        test_f1=f1_of(one_hot, np.array([labels.index(label) for label in truth.values()])),
+        test_f1=score(work / "predictions.csv", truth),
         predict_seconds=newest.data.metrics["time/predict_seconds"],
     )
 
 
-def _read_labels(path: Path) -> dict[str, str]:
-    with open(path, encoding="utf-8", newline="") as handle:
-        return {row["id"]: row["label"] for row in csv.DictReader(handle)}
-
-
-def _mlflow(work: Path, entry: str, *parameters: str) -> str:
-    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", entry]
-    command += ["--env-manager", "local"]
-    for parameter in parameters:
-        command += ["-P", parameter]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def _mlflow(work: Path, entry: str, *parameters: str) -> None:
     started = time.monotonic()
-    done = subprocess.run(
-        command,
-        cwd=work,
-        env={**os.environ, "PATH": path, "POSE_CACHE": str(work / "cache")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    finish(start(work, entry, *parameters, POSE_CACHE=str(work / "cache")))
     print(f"{entry} {' '.join(parameters)}: {time.monotonic() - started:.0f} s", flush=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}")
-    return done.stdout
 
 
 def measure(work: Path, args: argparse.Namespace) -> dict[str, list[Outcome]]:

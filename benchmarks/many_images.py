@@ -14,7 +14,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,8 +23,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import report
+from benchmarks.front_door import finish, start
 
-ROOT = Path(__file__).parents[1]
 NUM_DISTINCT = 500
 # Of a vote of so many images, from the first quarter of its shards to the last one.
 MAX_GROWTH = 1.1
@@ -61,35 +60,6 @@ def write_folder(folder: Path, num_tests: int, image_size: int) -> None:
 def _write(path: Path, label: int, image_size: int, generator: np.random.Generator) -> None:
     noise = generator.integers(0, 128, (image_size, image_size, 3))
     Image.fromarray((noise + 127 * label).astype(np.uint8)).save(path, quality=95)
-
-
-def start(work: Path, entry: str, *parameters: str) -> subprocess.Popen[str]:
-    """`mlflow run` of the project from `work`."""
-    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", entry]
-    command += ["--env-manager", "local"]
-    for parameter in ("dataset=data", f"cache_root={work}/cache", *parameters):
-        command += ["-P", parameter]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.Popen(
-        command,
-        cwd=work,
-        env={**os.environ, "PATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    """What it printed.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    output, _ = process.communicate()
-    if process.returncode:
-        raise RuntimeError(output)
-    return output
 
 
 def watch(process: subprocess.Popen[str], work: Path, stop_at: int | None) -> list[Sample]:
@@ -142,12 +112,14 @@ def measure(work: Path, args: argparse.Namespace) -> tuple[dict[str, float], lis
     """Seconds by what was done, samples of memory, and what the continued vote said."""
     write_folder(work / "data", args.num_images, args.image_size)
     small = ("model=simple_cnn", "run_name=small", f"image_size={args.image_size}", "num_epochs=1")
-    finish(start(work, "train", *small, "seeds=1,2", f"output_root={work}/outputs", "batch_size=8"))
+    common = ("dataset=data", f"cache_root={work}/cache")
+    more = ("seeds=1,2", f"output_root={work}/outputs", "batch_size=8")
+    finish(start(work, "train", *common, *small, *more))
     seconds: dict[str, float] = {}
 
     def vote(name: str, *parameters: str) -> subprocess.Popen[str]:
         more = (f"out_path={work}/{name}.csv", f"threads={args.threads}", "probabilities=true")
-        return start(work, "ensemble", "run=small", *more, *parameters)
+        return start(work, "ensemble", *common, "run=small", *more, *parameters)
 
     for name, parameters in (("here", ()), ("cluster", ("engine=ray",))):
         started = time.monotonic()
