@@ -148,13 +148,15 @@ def _by_quarter(samples: Sequence[Sample]) -> list[Sample]:
     quarters = []
     for number in range(4):
         own = [s for s in samples if number * total < 4 * s.shards <= (number + 1) * total]
-        quarters.append(
-            Sample(
-                shards=max(s.shards for s in own),
-                command=max(s.command for s in own),
-                task=max(s.task for s in own),
+        # Few shards may come faster than they are looked at.
+        if own:
+            quarters.append(
+                Sample(
+                    shards=max(s.shards for s in own),
+                    command=max(s.command for s in own),
+                    task=max(s.task for s in own),
+                )
             )
-        )
     return quarters
 
 
