@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -85,7 +86,8 @@ def train_and_vote(folder: Folder, work: Path, name: str, options: Sequence[str]
     started = time.monotonic()
     output = _run(work, "train", "--run-name", name, "--dataset", str(folder.path), *options)
     seconds = time.monotonic() - started
-    _run(work, "ensemble", "--run", name, "--dataset", str(folder.path))
+    vote = ["--run", name, "--dataset", str(folder.path), "--probabilities", "true"]
+    _run(work, "ensemble", *vote)
     found = re.search(r"^Chosen: \*\*(.+?)\*\*", output, re.MULTILINE)
     return Outcome(
         test_f1=score(work / "predictions.csv", folder.truth),
@@ -129,7 +131,7 @@ def measure(name: str, root: Path, args: argparse.Namespace) -> dict[str, list[O
             if (own := kept.find(key)) is None:
                 limits = ["--budget", budget, "--seeds", seeds]
                 own = train_and_vote(folder, work, f"run_{number}", [*options, *limits])
-                kept.add(key, own)
+                kept.add(key, own, work / "predictions.csv")
             outcomes.setdefault(side, []).append(own)
             print(name, side, own, flush=True)
     return outcomes
@@ -159,24 +161,28 @@ def _budget_of(budgets: Sequence[str], name: str) -> str:
 
 
 class _Kept:
-    """Outcomes in a file, a line each: hours of them are not measured in one go."""
+    """Outcomes in files, and the votes' probabilities: hours are not measured in one go."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
 
     def find(self, key: str) -> Outcome | None:
         """The outcome of an earlier command, if there is one."""
-        if self._path is None or not self._path.exists():
-            return None
-        lines = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
-        return next((Outcome(**own["outcome"]) for own in lines if own["key"] == key), None)
+        path = self._path(key, ".json")
+        return Outcome(**json.loads(path.read_text())) if path and path.exists() else None
 
-    def add(self, key: str, outcome: Outcome) -> None:
-        """Keep an outcome."""
-        if self._path is not None:
-            line = json.dumps({"key": key, "outcome": dataclasses.asdict(outcome)})
-            with open(self._path, "a", encoding="utf-8") as handle:
-                handle.write(f"{line}\n")
+    def add(self, key: str, outcome: Outcome, predictions: Path) -> None:
+        """Keep an outcome and the table of the vote."""
+        path, table = self._path(key, ".json"), self._path(key, ".csv")
+        if path and table:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(predictions, table)
+            path.write_text(json.dumps(dataclasses.asdict(outcome)))
+
+    def _path(self, key: str, suffix: str) -> Path | None:
+        if self._folder is None:
+            return None
+        return self._folder / (re.sub(r"[^a-z0-9.]+", "_", key.lower()) + suffix)
 
 
 def main() -> None:
@@ -194,7 +200,7 @@ def main() -> None:
         help="candidates further from the best one in the first repetition are not repeated",
     )  # fmt: skip
     parser.add_argument("--num-images", type=int, default=3000, help="images of the demo data")
-    parser.add_argument("--keep", type=Path, help="file of outcomes; those in it stand")
+    parser.add_argument("--keep", type=Path, help="folder of outcomes; those in it stand")
     report.add_options(parser, "auto")
     args = parser.parse_args()
     tables, goals = [], []
