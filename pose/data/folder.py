@@ -17,7 +17,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -297,92 +297,101 @@ def read_dataset(folder: Path) -> Dataset:
     table = (
         read_label_rows(folder / LABELS_FILE, listing) if has_table else read_tar_labels(listing)
     )
-    images = listing.images
-    problems: list[Problem] = []
-
-    def note(what: str, consequence: str, items: Iterable[str], is_fatal: bool = False) -> None:
-        if items := tuple(items):
-            problems.append(
-                Problem(what=what, consequence=consequence, items=items, is_fatal=is_fatal)
-            )
-
-    if table.header is not None:
-        note("row taken for names of columns", "name them id,label", [table.header])
-    labels_of, times = _labels_by_id(table)
-    nameless = {""} & set(labels_of)
-    note("ids that are empty", "left out", (f"label {printable(x)}" for i in nameless
-                                            for x in sorted(labels_of.pop(i))))  # fmt: skip
-    contradictions = {i for i, labels in labels_of.items() if len(labels) > 1}
-    note("ids with different labels", "correct them", sorted_texts(contradictions), True)
-    ambiguous = {i for i, paths in images.items() if len(paths) > 1 and i in labels_of}
-    note(
-        "ids with more than one image file",
-        "keep one of each",
-        [_names(i, images[i]) for i in sorted_texts(ambiguous)],
-        True,
-    )
-    repeated = {i for i, n in times.items() if n > 1 and i} - contradictions
-    note("ids that stand there twice with the same label", "used once", sorted_texts(repeated))
-    unlabelled = {i for i, labels in labels_of.items() if labels == {""}}
-    note("rows without a label", "left out", sorted_texts(unlabelled))
-    missing = {i for i in labels_of if i not in images} - unlabelled
-    note("rows without an image", _advice(missing, listing), sorted_texts(missing))
-    note("images without a row", "not used", sorted_texts(set(images) - set(labels_of)))
-    note(
-        "files whose names are nearly those of files that are read",
-        "rename them",
-        misnamed(folder, (*INPUT_FILES, *IMAGE_FOLDERS)),
-    )
-    problems += _odd_files(listing, "left out")
-    if has_table:
-        note(
-            "labels in tar files", f"not read: {LABELS_FILE} has them", sorted_texts(listing.labels)
-        )
-
-    usable = sorted_texts(
-        set(labels_of) - contradictions - ambiguous - unlabelled - missing,
-    )
-    label_texts = {i: next(iter(labels_of[i])) for i in usable}
+    rows = _Rows(table, listing)
+    usable = rows.usable()
+    label_texts = {i: next(iter(rows.labels_of[i])) for i in usable}
     classes, slips = read_classes(set(label_texts.values()), folder / CLASSES_FILE)
-    problems += slips
-    note(
-        "groups of labels that look alike",
-        "each is a class of its own: make them one if they are meant to be",
-        look_alikes(classes.labels),
-    )
-    note(
-        "labels that mean a missing value in other programs",
-        "each is a class: leave the label empty if there is none",
-        missing_values(classes.labels),
-    )
     index_of = classes.indices()
     labels = np.array([index_of[label_texts[i]] for i in usable], dtype=np.int64)
-    single = [classes.labels[c] for c in np.flatnonzero(np.bincount(labels) == 1)]
-    note("classes with a single image", "it trains and none validates", single)
-
     named, wrong_groups = name_groups(folder, table, listing, usable)
-    problems += wrong_groups
     tests, ambiguous_tests, test_listing = _list_tests(folder)
-    note("test ids with more than one image file", "keep one of each", ambiguous_tests, True)
-    problems += _odd_files(test_listing, "not predicted")
-    dataset = Dataset(
-        folder=folder,
-        ids=tuple(usable),
-        files=tuple(images[i][0] for i in usable),
-        labels=labels,
-        classes=classes,
-        test_ids=tuple(tests),
-        test_files=tuple(tests.values()),
-        problems=tuple(problems),
-        groups=Groups(named=named),
+    problems = (
+        *rows.problems(),
+        *_file_problems(folder, listing, has_table),
+        *slips,
+        *_class_problems(classes, labels),
+        *wrong_groups,
+        *_noted(
+            "test ids with more than one image file", "keep one of each", ambiguous_tests, True
+        ),
+        *_odd_files(test_listing, "not predicted"),
     )
-    if not contradictions and not ambiguous and len(classes) < 2:
+    if not rows.is_contradictory and len(classes) < 2:
         raise InputError(
             f"{folder} must have labelled images of at least two classes, found "
             f"{_count(len(usable), 'labelled image')} of {_count(len(classes), 'class', 'es')}"
             + "".join(f"; {problem.line()}" for problem in problems)
         )
-    return dataset
+    return Dataset(
+        folder=folder,
+        ids=tuple(usable),
+        files=tuple(listing.images[i][0] for i in usable),
+        labels=labels,
+        classes=classes,
+        test_ids=tuple(tests),
+        test_files=tuple(tests.values()),
+        problems=problems,
+        groups=Groups(named=named),
+    )
+
+
+def _noted(
+    what: str, consequence: str, items: Iterable[str], is_fatal: bool = False
+) -> Iterator[Problem]:
+    """The problem of `items`, if there are any."""
+    if items := tuple(items):
+        yield Problem(what=what, consequence=consequence, items=items, is_fatal=is_fatal)
+
+
+class _Rows:
+    """The rows of a table of labels beside the images, sorted by what can be done with them.
+
+    Attributes:
+        labels_of: the labels of each id; ids that are empty are left out.
+    """
+
+    def __init__(self, table: LabelRows, listing: Listing) -> None:
+        self._header = table.header
+        self._listing = listing
+        self.labels_of, times = _labels_by_id(table)
+        self._nameless = sorted(self.labels_of.pop("", ()))
+        images = listing.images
+        self._contradictions = {i for i, labels in self.labels_of.items() if len(labels) > 1}
+        self._ambiguous = {i for i in self.labels_of if len(images.get(i, ())) > 1}
+        self._repeated = {i for i, n in times.items() if n > 1 and i} - self._contradictions
+        self._unlabelled = {i for i, labels in self.labels_of.items() if labels == {""}}
+        self._missing = {i for i in self.labels_of if i not in images} - self._unlabelled
+
+    @property
+    def is_contradictory(self) -> bool:
+        """Whether an id has more than one label, or more than one image."""
+        return bool(self._contradictions or self._ambiguous)
+
+    def usable(self) -> list[str]:
+        """The ids that have one label and one image, sorted."""
+        unusable = self._contradictions | self._ambiguous | self._unlabelled | self._missing
+        return sorted_texts(set(self.labels_of) - unusable)
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with rows, in the order in which people would mend it."""
+        if self._header is not None:
+            yield from _noted(
+                "row taken for names of columns", "name them id,label", [self._header]
+            )
+        nameless = (f"label {printable(label)}" for label in self._nameless)
+        yield from _noted("ids that are empty", "left out", nameless)
+        contradictions = sorted_texts(self._contradictions)
+        yield from _noted("ids with different labels", "correct them", contradictions, True)
+        images, missing = self._listing.images, self._missing
+        ambiguous = [_names(i, images[i]) for i in sorted_texts(self._ambiguous)]
+        yield from _noted("ids with more than one image file", "keep one of each", ambiguous, True)
+        what = "ids that stand there twice with the same label"
+        yield from _noted(what, "used once", sorted_texts(self._repeated))
+        yield from _noted("rows without a label", "left out", sorted_texts(self._unlabelled))
+        advice = _advice(missing, self._listing)
+        yield from _noted("rows without an image", advice, sorted_texts(missing))
+        without = sorted_texts(set(images) - set(self.labels_of))
+        yield from _noted("images without a row", "not used", without)
 
 
 def _labels_by_id(table: LabelRows) -> tuple[dict[str, set[str]], dict[str, int]]:
@@ -393,6 +402,32 @@ def _labels_by_id(table: LabelRows) -> tuple[dict[str, set[str]], dict[str, int]
         times[image_id] = times.get(image_id, 0) + 1
         labels_of.setdefault(image_id, set()).add(label)
     return labels_of, times
+
+
+def _file_problems(folder: Path, listing: Listing, has_table: bool) -> Iterator[Problem]:
+    """What is wrong with files other than the images that rows name."""
+    what = "files whose names are nearly those of files that are read"
+    yield from _noted(what, "rename them", misnamed(folder, (*INPUT_FILES, *IMAGE_FOLDERS)))
+    yield from _odd_files(listing, "left out")
+    if has_table:
+        advice = f"not read: {LABELS_FILE} has them"
+        yield from _noted("labels in tar files", advice, sorted_texts(listing.labels))
+
+
+def _class_problems(classes: ClassList, labels: np.ndarray) -> Iterator[Problem]:
+    """What is odd about the classes."""
+    yield from _noted(
+        "groups of labels that look alike",
+        "each is a class of its own: make them one if they are meant to be",
+        look_alikes(classes.labels),
+    )
+    yield from _noted(
+        "labels that mean a missing value in other programs",
+        "each is a class: leave the label empty if there is none",
+        missing_values(classes.labels),
+    )
+    single = [classes.labels[c] for c in np.flatnonzero(np.bincount(labels) == 1)]
+    yield from _noted("classes with a single image", "it trains and none validates", single)
 
 
 def _advice(missing: set[str], listing: Listing) -> str:
