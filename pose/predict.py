@@ -1,13 +1,10 @@
 """Any number of image files, predicted by a registered model into a table."""
 
 import contextlib
-import csv
 import hashlib
-import io
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -20,15 +17,8 @@ from pose.data.shards import version_of
 from pose.device import pick_device
 from pose.display import Display
 from pose.errors import InputError, first_few, printable
-from pose.files import (
-    atomic_path,
-    file_to_write,
-    is_a_table,
-    is_parquet,
-    locked,
-    refuse_other_kind,
-    writing,
-)
+from pose.files import file_to_write, is_a_table, is_parquet, refuse_other_kind
+from pose.growing_table import GrowingTable
 from pose.predict_rows import Batch, predict_here, predict_on_cluster
 from pose.results import Predicted
 from pose.tracking.models import LoadedModel, load_model
@@ -53,7 +43,7 @@ def predict(setup: PredictSetup, display: Display) -> Predicted:
     device = "cpu" if setup.engine == "ray" else str(pick_device(setup.device))
     model = load_model(setup.model, device)
     display.say(f"model: {model.uri}, {len(model.predictor.config.decodings)} members")
-    table = _GrowingTable(out_path, _identity(model, files))
+    table = GrowingTable(out_path, _identity(model, files), display.say)
     with _engine_ready(setup), table.held():
         done = table.names()
         if done:
@@ -83,7 +73,7 @@ def _engine_ready(setup: PredictSetup) -> contextlib.AbstractContextManager[None
 
 
 def _fill(
-    table: "_GrowingTable", batches: Iterable[Batch], num_done: int, total: int, display: Display
+    table: GrowingTable, batches: Iterable[Batch], num_done: int, total: int, display: Display
 ) -> dict[str, str]:
     """Add what comes to the table; returns why some images cannot be read, by name."""
     bad: dict[str, str] = {}
@@ -142,73 +132,3 @@ def _identity(model: LoadedModel, files: dict[str, Path]) -> str:
     for name, path in files.items():
         digest.update(os.fsencode(f"\n{name}\0{version_of(path)}"))
     return digest.hexdigest()[:16]
-
-
-class _GrowingTable:
-    """A CSV file beside the table to be, with what is predicted so far.
-
-    Its name holds the identity of what is predicted, so another command never goes on with it.
-    """
-
-    def __init__(self, out_path: Path, identity: str) -> None:
-        self._out_path = out_path
-        self._path = out_path.with_name(f".{out_path.name[:150]}.{identity}.partial")
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other commands from adding to it meanwhile; one without rows is removed."""
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(locked(self._path, wait=False))
-            except BlockingIOError:
-                raise InputError(
-                    f"out_path must not be in the making already, but another command is at work "
-                    f"on {self._out_path}: wait for it"
-                ) from None
-            try:
-                yield
-            finally:
-                if self._path.exists() and not self._path.stat().st_size:
-                    self._path.unlink()
-
-    def names(self) -> set[str]:
-        """The images that are in it; a row that a kill cut short is removed."""
-        data = self._path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            os.truncate(self._path, len(whole))
-        try:
-            text = whole.decode()
-        except UnicodeDecodeError:
-            raise InputError(
-                f"{self._path} must be what an earlier command left in UTF-8, found it damaged: "
-                "remove it"
-            ) from None
-        return {row[0] for row in list(csv.reader(io.StringIO(text)))[1:]}
-
-    def append(self, rows: Sequence[dict[str, str]]) -> None:
-        """Add rows, under a header if it is new."""
-        if not rows:
-            return
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        # Empty where a kill left nothing else.
-        if not self._path.stat().st_size:
-            writer.writeheader()
-        writer.writerows(rows)
-        with writing(self._out_path), open(self._path, "a", encoding="utf-8", newline="") as handle:
-            handle.write(text.getvalue())
-
-    def finish(self) -> None:
-        """Put it in the table's place."""
-        if self._out_path.suffix.lower() == ".parquet":
-            import pandas as pd
-
-            texts = {"file": str, "label": str, "name": str}
-            frame = pd.read_csv(self._path, dtype=texts, keep_default_na=False)
-            with atomic_path(self._out_path) as partial:
-                frame.to_parquet(partial)
-            self._path.unlink()
-            return
-        with writing(self._out_path):
-            os.replace(self._path, self._out_path)

@@ -117,6 +117,45 @@ def test_a_command_that_was_killed_before_its_first_row_leaves_no_table_without_
         assert kept.read_text() == whole
 
 
+def test_a_flipped_bit_in_what_was_predicted_before_is_noticed(saved_ensemble, folder, tmp_path):
+    out, whole = tmp_path / "out.csv", tmp_path / "whole.csv"
+    predict(setup_of(saved_ensemble, folder, whole, skip_bad_images=True), NoDisplay())
+    with pytest.raises(InputError, match="--skip-bad-images"):
+        predict(setup_of(saved_ensemble, folder, out), NoDisplay())
+    (kept,), (sums,) = tmp_path.glob(".out.csv.*.partial"), tmp_path.glob(".out.csv.*.sums")
+    before = {path: path.read_bytes() for path in (kept, sums)}
+    generator = random.Random(0)
+    for path in (kept, kept, sums):
+        for own, data in before.items():
+            own.write_bytes(data)
+        damaged = bytearray(before[path])
+        place = generator.randrange(len(damaged))
+        damaged[place] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        display = Said()
+        predict(setup_of(saved_ensemble, folder, out, skip_bad_images=True), display)
+        (line,) = (line for line in display.lines if line.startswith("warning: of what was pred"))
+        rows = before[path][:place].count(b"\n") - 1
+        assert f"only the first {max(rows, 0)} images are as they were written" in line
+        assert out.read_bytes() == whole.read_bytes()
+        assert not [found for found in tmp_path.iterdir() if found.name[0] == "."]
+
+
+def test_rows_that_no_checksum_is_kept_of_are_predicted_again(saved_ensemble, folder, tmp_path):
+    out = tmp_path / "out.csv"
+    with pytest.raises(InputError, match="--skip-bad-images"):
+        predict(setup_of(saved_ensemble, folder, out), NoDisplay())
+    (sums,) = tmp_path.glob(".out.csv.*.sums")
+    sums.unlink()
+    os.mkfifo(sums)
+    with pytest.raises(InputError, match="must be written, found: "):
+        predict(setup_of(saved_ensemble, folder, out), NoDisplay())
+    sums.unlink()
+    display = Said()
+    predict(setup_of(saved_ensemble, folder, out, skip_bad_images=True), display)
+    assert len(read(out)) == 60
+
+
 def test_an_image_alone_that_is_damaged_leaves_nothing_behind(saved_ensemble, folder, tmp_path):
     cut = folder / "zz, cut.jpg"
     with pytest.raises(InputError, match="not a single one"):
