@@ -2,10 +2,11 @@
 
 import os
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from pose.display import Display
+from pose.ensembling.members import RegisteredMember
 from pose.errors import InputError, one_line
 from pose.files import writing
 from pose.member_key import MemberKey
@@ -27,10 +28,10 @@ def restore_results(
     Args:
         folders: of the finished members.
     """
-    if folders:
-        _say_missing(run, parent_run_id, folders, tracker, display)
+    newest = _newest_versions(run, parent_run_id, tracker) if folders else {}
+    _say_missing({key: newest[key] for key in folders if key in newest}, tracker, display)
     for key, folder in folders.items():
-        problem = seed_folder.problem_of(folder)
+        problem = _problem_of(folder, newest.get(key))
         if not problem:
             continue
         try:
@@ -41,22 +42,38 @@ def restore_results(
             display.say(f"warning: {key}: {problem}; restored from {uri}")
 
 
+def _newest_versions(
+    run: str, parent_run_id: str, tracker: Tracker
+) -> dict[MemberKey, RegisteredMember]:
+    """The newest registered model of each member; none where the store cannot be asked."""
+    try:
+        states = tracker.find_members(run, parent_run_id).states
+    except InputError:
+        # Said by the next lines that need it.
+        return {}
+    return {state.key: state.versions[-1] for state in states if state.versions}
+
+
+def _problem_of(folder: Path, registered: RegisteredMember | None) -> str:
+    """What is wrong with a finished member's folder; empty where nothing is."""
+    if problem := seed_folder.problem_of(folder):
+        return problem
+    expected = registered.files_sha256 if registered is not None else ""
+    if expected and expected != seed_folder.files_sha256(folder):
+        files = f"{seed_folder.CONFIG} and {seed_folder.VAL_PREDICTIONS}"
+        return f"{files} are not as they were recorded"
+    return ""
+
+
 def _say_missing(
-    run: str,
-    parent_run_id: str,
-    keys: Collection[MemberKey],
-    tracker: Tracker,
-    display: Display,
+    newest: Mapping[MemberKey, RegisteredMember], tracker: Tracker, display: Display
 ) -> None:
     """One line for each finished member whose files MLflow has lost: no vote would find them."""
     try:
-        for state in tracker.find_members(run, parent_run_id).states:
-            newest = state.versions[-1] if state.versions else None
-            if newest is None or state.key not in keys:
-                continue
-            if missing := tracker.missing_files(newest):
+        for key, registered in newest.items():
+            if missing := tracker.missing_files(registered):
                 display.say(
-                    f"warning: {state.key}: MLflow has lost {', '.join(missing)} of {newest.uri}, "
+                    f"warning: {key}: MLflow has lost {', '.join(missing)} of {registered.uri}, "
                     "and no vote can use it: bring back the artifacts, or train all seeds again "
                     "with --fresh"
                 )
@@ -75,7 +92,7 @@ def _restore(run: str, parent_run_id: str, key: MemberKey, folder: Path, tracker
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(suffix=".partial", prefix=".", dir=folder) as staging:
             tracker.fetch_results(versions[-1], Path(staging))
-            if problem := seed_folder.problem_of(Path(staging)):
+            if problem := _problem_of(Path(staging), versions[-1]):
                 raise InputError(problem)
             for path in Path(staging).iterdir():
                 os.replace(path, folder / path.name)

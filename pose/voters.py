@@ -162,12 +162,7 @@ def bring_member(
             f"found another one there: the SHA-256 of its weights is {weights_sha256[:12]}, not "
             f"{found.weights_sha256[:12]}"
         )
-    if found.files_sha256 and found.files_sha256 != seed_folder.files_sha256(folder):
-        raise InputError(
-            f"{found.name} ({found.uri}) must have the {seed_folder.CONFIG} and "
-            f"{seed_folder.VAL_PREDICTIONS} that were recorded with it, found others: their "
-            "checksum is wrong; train this seed again, or vote with another run"
-        )
+    seed_folder.check_files(folder, found.files_sha256, f"{found.name} ({found.uri})")
     name = f"{seed_folder.VAL_PREDICTIONS} of {found.name} ({found.uri})"
     val_predictions = read_predictions(folder / seed_folder.VAL_PREDICTIONS, name)
     if val_predictions.class_labels != card.labels:

@@ -1,5 +1,6 @@
 """Votes in this process, on three tiny members in a store of MLflow's own."""
 
+import contextlib
 import csv
 import dataclasses
 import importlib.util
@@ -31,6 +32,7 @@ from pose.ensembling.members import check_classes
 from pose.errors import InputError
 from pose.export_command import export_model
 from pose.look import look_again
+from pose.member_key import MemberKey
 from pose.named_runs import resolve_run
 from pose.plan import make_plan
 from pose.restore import restore_results
@@ -626,6 +628,61 @@ def test_what_a_member_was_recorded_with_is_what_votes(place, monkeypatch, name)
     monkeypatch.setattr(Tracker, "fetch_member", damage)
     with pytest.raises(InputError, match=r"found others: their checksum is wrong"):
         place.vote()
+
+
+@contextlib.contextmanager
+def one_bit_flipped(path: Path) -> Iterator[None]:
+    """The file has another bit in its middle for a while."""
+    data = path.read_bytes()
+    place = (
+        data.rindex(b"0.", 0, len(data) * 2 // 3) + 2 if path.suffix == ".csv" else len(data) // 2
+    )
+    path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    yield
+    path.write_bytes(data)
+
+
+def test_comparisons_students_and_restored_folders_take_what_was_recorded_alone(place, tmp_path):
+    """What a vote checks of a member in MLflow, whoever reads it checks."""
+    place.vote()
+    tracker = Tracker(say=lambda line: None)
+    (newest,) = tracker.find_members("tiny").states[0].versions
+    artifact_uri = place.client().get_run(newest.run_id).info.artifact_uri
+    artifacts = Path(artifact_uri.removeprefix("file://"))
+    setup, message = Setup(dataset=str(place.data)), "found others: their checksum is wrong"
+    compare = CompareSetup(runs="tiny_soft,tiny", out_dir=str(tmp_path / "out"))
+    student = resolve_run(None, "student", {"model": "simple_cnn", "distil": "tiny"})
+    for name in ("val_predictions.csv", "config.json"):
+        with one_bit_flipped(artifacts / name), pytest.raises(InputError, match=message):
+            compare_runs(compare, tracker, Said())
+    with one_bit_flipped(artifacts / "val_predictions.csv"):
+        with pytest.raises(InputError, match=message):
+            bring_soft_labels(student, setup, tracker, NoDisplay())
+        with pytest.raises(InputError, match=message):
+            place.vote()
+    # Here, not in MLflow: brought back.
+    tracker.fetch_results(newest, tmp_path / "seed_0")
+    local, display = tmp_path / "seed_0" / "val_predictions.csv", Said()
+    before = local.read_bytes()
+    with one_bit_flipped(local):
+        key = MemberKey(newest.seed)
+        restore_results("tiny", newest.parent_run_id, {key: local.parent}, tracker, display)
+        assert local.read_bytes() == before
+    assert f"are not as they were recorded; restored from {newest.uri}\n" in display.text
+
+
+def test_weights_of_a_registered_model_are_those_that_were_registered(place, tmp_path):
+    uri = place.client().get_model_version_download_uri("pose", "1")
+    (path,) = (
+        own
+        for own in Path(mlflow.artifacts.download_artifacts(uri)).rglob("pose_cnn.pth")
+        if "extra_files" in own.parts
+    )
+    tracker = Tracker(say=lambda line: None)
+    message = "must have the weights that were registered, found"
+    with one_bit_flipped(path), pytest.raises(InputError, match=message):
+        tracker.fetch_weights("models:/pose/1", tmp_path)
+    assert tracker.fetch_weights("models:/pose/1", tmp_path).read_bytes() == path.read_bytes()
 
 
 def test_a_copied_store_says_where_its_artifacts_go(place, trained, capsys):

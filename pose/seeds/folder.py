@@ -168,6 +168,47 @@ def files_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def check_files(folder: Path, sha256: str, name: str) -> None:
+    """Hold what a vote reads of a member besides its weights to what was recorded with it.
+
+    Args:
+        sha256: what `files_sha256` was then; empty: it was not hashed yet.
+        name: what an error calls the member.
+
+    Raises:
+        InputError: the files are others.
+    """
+    if sha256 and sha256 != files_sha256(folder):
+        raise InputError(
+            f"{name} must have the {CONFIG} and {VAL_PREDICTIONS} that were recorded with it, "
+            "found others: their checksum is wrong; train this seed again, or name another run"
+        )
+
+
+def check_weights(path: Path, sha256: str, name: str) -> None:
+    """Hold a file that `write_weights` wrote to the SHA-256 of its weights.
+
+    Args:
+        sha256: empty: it was not hashed yet.
+        name: what an error calls the model.
+
+    Raises:
+        InputError: it is damaged, or another one.
+    """
+    if not sha256:
+        return
+    try:
+        data = io.BytesIO(read_bytes(path, ANY_SIZE))
+        found = weights_sha256(torch.load(data, map_location="cpu", weights_only=True))
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, ValueError) as error:
+        found = one_line(error)
+    if found != sha256:
+        raise InputError(
+            f"{name} must have the weights that were registered, found others in its {WEIGHTS}: "
+            f"their SHA-256 is not {sha256[:12]}; name another version"
+        )
+
+
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write a state dict, atomically."""
     # By a file of Python's: what goes wrong is then said by the system, and not by torch alone.

@@ -170,15 +170,20 @@ def fetch_val_predictions(store: Store, member: RegisteredMember, folder: Path) 
     """A member's predictions of the rows that validated it, brought through `folder`.
 
     Raises:
-        InputError: they are not there, or damaged.
+        InputError: they are not there, or not those that were recorded with it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = seed_folder.VAL_PREDICTIONS
     try:
         path = Path(store.client.download_artifacts(member.run_id, name, str(folder)))
+        if member.files_sha256:
+            # Their checksum is that of the card and them.
+            name = seed_folder.CONFIG
+            store.client.download_artifacts(member.run_id, name, str(folder))
     except StoreError as error:
         raise InputError(
             f"{member.name} must have its {name} in MLflow, found none "
             f"({one_line(error.__cause__ or error)}): were its artifacts removed?"
         ) from error
-    return read_predictions(path, f"{name} of {member.name} ({member.uri})")
+    seed_folder.check_files(folder, member.files_sha256, f"{member.name} ({member.uri})")
+    return read_predictions(path, f"{path.name} of {member.name} ({member.uri})")

@@ -335,20 +335,24 @@ def fetch_weights(store: Store, uri: str, folder: Path) -> Path:
         uri: `models:/<name>/<version>`, or `models:/<name>@<alias>`.
 
     Raises:
-        InputError: there is no such model, or it is none of ours that was trained.
+        InputError: there is no such model, it is none of ours that was trained, or its weights are
+            not those that were registered.
     """
     name, _, version = uri.removeprefix("models:/").partition("/")
     try:
         if "@" in name:
             name, _, alias = name.partition("@")
             version = store.client.get_model_version_by_alias(name, alias).version
+        sha256 = store.client.get_model_version(name, version).tags.get("weights_sha256", "")
         source = store.client.get_model_version_download_uri(name, version)
         with store_errors(store.uri):
             repository = get_artifact_repository(source)
             fetched = repository.download_artifacts(f"extra_files/{seed_folder.WEIGHTS}")
-            return Path(shutil.copy(fetched, folder / seed_folder.WEIGHTS))
+            path = Path(shutil.copy(fetched, folder / seed_folder.WEIGHTS))
     except StoreError as error:
         raise InputError(
             f"weights must be of a trained model in this tracking store, got {uri} "
             f"({one_line(error.__cause__ or error)})"
         ) from error
+    seed_folder.check_weights(path, sha256, uri)
+    return path
