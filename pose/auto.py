@@ -9,28 +9,22 @@ honest as that of any run.
 import dataclasses
 import hashlib
 import json
-import time
 from collections.abc import Collection, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from pose.config import MIN_SEED_SECONDS, Recipe, Setup, parse_time
 from pose.data.cache import cache_root_of
 from pose.data.folder import Dataset, read_dataset
 from pose.data.loaded import LoadedData, decode_dataset
 from pose.data.source import find_dataset
-from pose.data.split import split_rows
-from pose.data.tensors import TrainingData, framing_of, load_recipe_data, training_data
+from pose.data.tensors import framing_of, load_recipe_data
 from pose.data.twin_search import group_twins
-from pose.device import keep_freed_memory, pick_device, pick_precision
+from pose.device import keep_freed_memory, pick_device
 from pose.display import Display
-from pose.errors import DivergedError, InputError
+from pose.errors import InputError
 from pose.files import write_text
-from pose.member_key import MemberKey
-from pose.metrics import f1_of
 from pose.named_runs import AUTO_BASE, ResolvedRun
 from pose.reports.notes import describe_auto
 from pose.results import AutoTrial
@@ -40,30 +34,20 @@ from pose.search.fingerprint import Fingerprint, take_fingerprint
 from pose.search.halving import survivors
 from pose.search.pretrained import available, names_for
 from pose.search.progress import Progress, ProgressFile, read_progress
-from pose.seeds.train import build_fitted
+from pose.search.trial import TrialJob, part_to_try, trial_recipe, try_candidate
 from pose.stop import Stop, ending
 from pose.tracking import TaskRecord, Tracker
-from pose.training.loop import train
-from pose.training.predict import predict_logits, probs_of
-from pose.training.state import start_state
-from pose.training.step import Step
 from pose_models import Framing
 
 RECORD = "plan.json"
 TEXT = "plan.md"
 MIN_SECONDS = 120.0
-# Folds of the rows that train: each round validates on another one.
-NUM_FOLDS = 5
-# Trials train and validate on so many images at most: they have seconds.
-MAX_ROWS = 8000
 # Members that would learn for fewer epochs are better one than three.
 MIN_EPOCHS = 12
 # Seconds of a trial besides its training, before the first one is measured.
 TRIAL_OVERHEAD = 1.5
-MIN_ROWS_PER_CLASS = 20
 # Settings by which candidates differ, as parameters of their runs.
 TRIED = ("model", "pretrained", "image_size", "framing", "high_pass", "augmentation")
-MAX_VAL, MAX_VAL_CROPPED = 600, 250
 
 
 def check_budget(recipe: Recipe) -> float:
@@ -195,7 +179,7 @@ class Auto:
             with ending(record.finish):
                 trying = _Trying(
                     file=self._file, setup=self._setup, display=self._display, stop=self._stop,
-                    recipes=recipes, part=_part_to_try(loaded, recipes[0]), record=record,
+                    recipes=recipes, part=part_to_try(loaded, recipes[0]), record=record,
                     tracker=tracker,
                 )  # fmt: skip
                 progress, reason = trying.run(progress)
@@ -347,9 +331,9 @@ class _Trying:
             for index in going:
                 if index in progress.scores(number):
                     continue
-                trial, reason = self._try(index, number, seconds)
-                if reason is not None or trial is None:
-                    return self.file.save(progress), reason
+                trial = self._try(index, number, seconds)
+                if trial is None:
+                    return self.file.save(progress), self.stop()
                 trials = (*progress.trials, trial)
                 progress = self.file.save(dataclasses.replace(progress, trials=trials))
             going = list(survivors(progress.scores(number), len(going)))
@@ -369,41 +353,21 @@ class _Trying:
             )
         return self._decoded[framing]
 
-    def _try(self, index: int, number: int, seconds: float) -> tuple[AutoTrial | None, str | None]:
-        """Train a candidate for some seconds; or why it was stopped."""
-        # Each round validates on a fold of its own.
-        recipe = dataclasses.replace(self.recipes[index], folds=NUM_FOLDS, budget=None)
-        loaded = self._load(recipe)
-        device = pick_device(self.setup.device)
-        key = MemberKey(recipe.seeds[0], number % NUM_FOLDS + 1)
-        started = time.monotonic()
-        data = _with_few_that_validate(training_data(loaded, recipe, key, device), recipe)
-        labels = loaded.dataset.classes.labels
-        state = start_state(partial(build_fitted, recipe, labels, data), recipe, key.seed, device)
-        step = Step(state, data, recipe, pick_precision(self.setup.precision, device))
-        limit = max(seconds - float(np.mean(self._overheads or [TRIAL_OVERHEAD])), 0.5)
-        try:
-            reason = train(step, stop=self.stop, time_limit=limit)
-            val_f1, val_gain, val_auc = _scores(step, data)
-        except DivergedError:
-            reason, val_f1, val_gain, val_auc = "diverged", 0.0, 0.0, 0.0
-        if reason == self.stop():
-            return None, reason
-        elapsed = time.monotonic() - started
-        self._overheads.append(elapsed - limit)
-        rates = [row["images_per_second"] for row in state.history]
-        trial = AutoTrial(
+    def _try(self, index: int, number: int, seconds: float) -> AutoTrial | None:
+        """Train a candidate for some seconds; None where it was stopped."""
+        job = TrialJob(
             candidate=index,
             round=number,
-            val_f1=val_f1,
-            val_gain=val_gain,
-            val_auc=val_auc,
-            num_epochs=state.num_epochs_done,
-            images_per_second=float(np.median(rates)) if rates else 0.0,
-            seconds=elapsed,
+            recipe=trial_recipe(self.recipes[index]),
+            limit=max(seconds - float(np.mean(self._overheads or [TRIAL_OVERHEAD])), 0.5),
+            device=self.setup.device,
+            precision=self.setup.precision,
         )
-        self._log(trial)
-        return trial, None
+        trial = try_candidate(job, self._load(job.recipe), self.stop)
+        if trial is not None:
+            self._overheads.append(trial.seconds - job.limit)
+            self._log(trial)
+        return trial
 
     def _log(self, trial: AutoTrial) -> None:
         changes = {name: getattr(self.recipes[trial.candidate], name) for name in TRIED}
@@ -426,55 +390,3 @@ class _Trying:
         except InputError as error:
             # The plan is kept in its folder; what waits for nobody is not worth the night.
             self.display.say(f"warning: {name} is not recorded: {error}")
-
-
-def _with_few_that_validate(data: TrainingData, recipe: Recipe) -> TrainingData:
-    """The same with some hundred rows that validate: each epoch, and with crops many times each."""
-    limit = MAX_VAL_CROPPED if recipe.framing == "crop" else MAX_VAL
-    order = torch.randperm(len(data.val_rows), generator=torch.Generator().manual_seed(0))
-    return dataclasses.replace(data, val_rows=data.val_rows[order[:limit].sort().values])
-
-
-def _scores(step: Step, data: TrainingData) -> tuple[float, float, float]:
-    """Macro F1 of the last weights on the rows that validate, its gain, and the ROC area.
-
-    As `AutoTrial` has them.
-    """
-    # Imported here, as in `pose.ensembling.fit`: it brings SciPy along.
-    from sklearn.metrics import roc_auc_score
-
-    logits = predict_logits(step.state.scored_model(), data.images, data.val_rows, step.precision)
-    probs = probs_of(logits)
-    if not np.isfinite(probs).all():
-        raise DivergedError("the logits of a trial must be finite, found some that are not")
-    labels = data.labels[data.val_rows.to(data.labels.device)].cpu().numpy()
-    areas = [
-        float(roc_auc_score(labels == label, probs[:, label]))
-        for label in range(probs.shape[1])
-        if 0 < int((labels == label).sum()) < len(labels)
-    ]
-    commonest = np.eye(probs.shape[1])[np.full(len(labels), np.bincount(labels).argmax())]
-    val_f1 = f1_of(probs, labels)
-    return val_f1, val_f1 - f1_of(commonest, labels), float(np.mean(areas)) if areas else 0.5
-
-
-def _part_to_try(loaded: LoadedData, recipe: Recipe) -> Dataset:
-    """The images that trials may know: of those that will train, some thousand."""
-    return loaded.dataset.take(_rows_to_try(loaded, recipe).tolist())
-
-
-def _rows_to_try(loaded: LoadedData, recipe: Recipe) -> np.ndarray:
-    if recipe.folds:
-        rows = np.arange(len(loaded.dataset.ids))
-    else:
-        dataset = loaded.dataset
-        rows, _ = split_rows(dataset.labels, recipe, MemberKey(recipe.seeds[0]), dataset.groups)
-    if len(rows) <= MAX_ROWS:
-        return np.sort(rows)
-    labels, rng = loaded.dataset.labels[rows], np.random.default_rng(0)
-    drawn = []
-    for label in np.unique(labels):
-        own = rng.permutation(rows[labels == label])
-        # Of a rare class, more than its share: each fold must have some.
-        drawn.append(own[: max(MIN_ROWS_PER_CLASS, round(MAX_ROWS * len(own) / len(rows)))])
-    return np.sort(np.concatenate(drawn))

@@ -9,7 +9,6 @@ import torch
 import torchvision
 from PIL import Image
 
-from pose import auto as planning
 from pose.auto import Auto
 from pose.config import Recipe, Setup
 from pose.data.folder import read_dataset
@@ -26,6 +25,7 @@ from pose.search.fingerprint import take_fingerprint
 from pose.search.halving import plan_rounds, survivors
 from pose.search.pretrained import available, names_for
 from pose.search.progress import read_progress
+from pose.search.trial import rows_to_try
 from pose.tracking import Tracker
 
 GIVEN = {"model": "simple_cnn", "batch_size": 16, "seeds": (4,), "budget": "5m"}
@@ -177,7 +177,7 @@ def test_a_plan_goes_on_after_a_stop_and_its_choice_never_saw_what_validates(
 
     loaded = load_data(stripes, 24, tmp_path / "cache")
     recipe = dataclasses.replace(Recipe(), seeds=(4,))
-    known = planning._rows_to_try(loaded, recipe)
+    known = rows_to_try(loaded, recipe)
     _, val = split_rows(loaded.dataset.labels, recipe, MemberKey(4), loaded.dataset.groups)
     assert not set(known.tolist()) & set(val.tolist())
     whole.complete()

@@ -1,0 +1,149 @@
+"""A trial of a plan: a candidate trained for some seconds, and how good it is then.
+
+Which rows it may know, how it is trained and scored; what is tried when is `pose.auto`'s business.
+"""
+
+import dataclasses
+import time
+from functools import partial
+
+import numpy as np
+import torch
+
+from pose.config import Recipe
+from pose.data.folder import Dataset
+from pose.data.loaded import LoadedData
+from pose.data.split import split_rows
+from pose.data.tensors import TrainingData, training_data
+from pose.device import pick_device, pick_precision
+from pose.errors import DivergedError
+from pose.member_key import MemberKey
+from pose.metrics import f1_of
+from pose.results import AutoTrial
+from pose.seeds.train import build_fitted
+from pose.stop import Stop
+from pose.training.loop import train
+from pose.training.predict import predict_logits, probs_of
+from pose.training.state import start_state
+from pose.training.step import Step
+
+# Folds of the rows that train: each round validates on another one.
+NUM_FOLDS = 5
+# Trials train and validate on so many images at most: they have seconds.
+MAX_ROWS = 8000
+MIN_ROWS_PER_CLASS = 20
+MAX_VAL, MAX_VAL_CROPPED = 600, 250
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialJob:
+    """What there is to try: plain values, for this process, another one, or another machine.
+
+    Attributes:
+        candidate, round: numbers, from 0.
+        recipe: of the candidate, as `trial_recipe` makes it.
+        limit: seconds of training.
+    """
+
+    candidate: int
+    round: int
+    recipe: Recipe
+    limit: float
+    device: str
+    precision: str
+
+    @property
+    def key(self) -> MemberKey:
+        """The seed, and the fold that validates it: each round has one of its own."""
+        return MemberKey(self.recipe.seeds[0], self.round % NUM_FOLDS + 1)
+
+
+def trial_recipe(recipe: Recipe) -> Recipe:
+    """The recipe of a trial of a candidate."""
+    return dataclasses.replace(recipe, folds=NUM_FOLDS, budget=None)
+
+
+def try_candidate(job: TrialJob, loaded: LoadedData, stop: Stop) -> AutoTrial | None:
+    """Train a candidate from scratch, and score it; None where it was asked to stop.
+
+    Args:
+        loaded: the rows that trials may know.
+    """
+    device = pick_device(job.device)
+    started = time.monotonic()
+    recipe = job.recipe
+    data = _with_few_that_validate(training_data(loaded, recipe, job.key, device), recipe)
+    labels = loaded.dataset.classes.labels
+    state = start_state(partial(build_fitted, recipe, labels, data), recipe, job.key.seed, device)
+    step = Step(state, data, recipe, pick_precision(job.precision, device))
+    try:
+        reason = train(step, stop=stop, time_limit=job.limit)
+        val_f1, val_gain, val_auc = _scores(step, data)
+    except DivergedError:
+        reason, val_f1, val_gain, val_auc = "diverged", 0.0, 0.0, 0.0
+    if reason == stop():
+        return None
+    rates = [row["images_per_second"] for row in state.history]
+    return AutoTrial(
+        candidate=job.candidate,
+        round=job.round,
+        val_f1=val_f1,
+        val_gain=val_gain,
+        val_auc=val_auc,
+        num_epochs=state.num_epochs_done,
+        images_per_second=float(np.median(rates)) if rates else 0.0,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _with_few_that_validate(data: TrainingData, recipe: Recipe) -> TrainingData:
+    """The same with some hundred rows that validate: each epoch, and with crops many times each."""
+    limit = MAX_VAL_CROPPED if recipe.framing == "crop" else MAX_VAL
+    order = torch.randperm(len(data.val_rows), generator=torch.Generator().manual_seed(0))
+    return dataclasses.replace(data, val_rows=data.val_rows[order[:limit].sort().values])
+
+
+def _scores(step: Step, data: TrainingData) -> tuple[float, float, float]:
+    """Macro F1 of the last weights on the rows that validate, its gain, and the ROC area.
+
+    As `AutoTrial` has them.
+    """
+    # Imported here, as in `pose.ensembling.fit`: it brings SciPy along.
+    from sklearn.metrics import roc_auc_score
+
+    logits = predict_logits(step.state.scored_model(), data.images, data.val_rows, step.precision)
+    probs = probs_of(logits)
+    if not np.isfinite(probs).all():
+        raise DivergedError("the logits of a trial must be finite, found some that are not")
+    labels = data.labels[data.val_rows.to(data.labels.device)].cpu().numpy()
+    areas = [
+        float(roc_auc_score(labels == label, probs[:, label]))
+        for label in range(probs.shape[1])
+        if 0 < int((labels == label).sum()) < len(labels)
+    ]
+    commonest = np.eye(probs.shape[1])[np.full(len(labels), np.bincount(labels).argmax())]
+    val_f1 = f1_of(probs, labels)
+    return val_f1, val_f1 - f1_of(commonest, labels), float(np.mean(areas)) if areas else 0.5
+
+
+def part_to_try(loaded: LoadedData, recipe: Recipe) -> Dataset:
+    """The images that trials may know: of those that will train, some thousand."""
+    return loaded.dataset.take(rows_to_try(loaded, recipe).tolist())
+
+
+def rows_to_try(loaded: LoadedData, recipe: Recipe) -> np.ndarray:
+    """Their rows, `(N,)` int64, sorted; those that will validate the run are not among them."""
+    if recipe.folds:
+        rows = np.arange(len(loaded.dataset.ids))
+    else:
+        dataset = loaded.dataset
+        rows, _ = split_rows(dataset.labels, recipe, MemberKey(recipe.seeds[0]), dataset.groups)
+    if len(rows) <= MAX_ROWS:
+        return np.sort(rows)
+    labels, rng = loaded.dataset.labels[rows], np.random.default_rng(0)
+    drawn = []
+    for label in np.unique(labels):
+        own = rng.permutation(rows[labels == label])
+        # Of a rare class, more than its share: each fold must have some.
+        drawn.append(own[: max(MIN_ROWS_PER_CLASS, round(MAX_ROWS * len(own) / len(rows)))])
+    return np.sort(np.concatenate(drawn))
