@@ -9,7 +9,9 @@ vote on test images that nothing has seen. The folders are the textures of `benc
 """
 
 import argparse
+import csv
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -19,9 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from benchmarks import ours, report
@@ -31,6 +34,7 @@ from benchmarks.suspects import write_digits
 from benchmarks.textures import write_textures
 from pose.config import typed
 from pose.data.folder import read_dataset
+from pose.metrics import f1_of
 from pose.search.candidates import find_candidates
 from pose.search.fingerprint import take_fingerprint
 
@@ -50,11 +54,12 @@ class Folder:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One training and its vote."""
+    """One training and its vote, whose table of predictions has probabilities."""
 
     test_f1: float
     seconds: float
-    chosen: str = ""
+    chosen: str
+    table: Path
 
 
 def make_folder(name: str, root: Path, num_images: int) -> Folder:
@@ -93,6 +98,7 @@ def train_and_vote(folder: Folder, work: Path, name: str, options: Sequence[str]
         test_f1=score(work / "predictions.csv", folder.truth),
         seconds=seconds,
         chosen=found[1] if found else "",
+        table=work / "predictions.csv",
     )
 
 
@@ -115,9 +121,10 @@ def _run(work: Path, command: str, *options: str) -> str:
     return done.stdout
 
 
-def measure(name: str, root: Path, args: argparse.Namespace) -> dict[str, list[Outcome]]:
+def measure(
+    name: str, folder: Folder, root: Path, args: argparse.Namespace
+) -> dict[str, list[Outcome]]:
     """The outcomes of `auto`, and of each candidate where that is asked."""
-    folder = make_folder(name, root, args.num_images)
     outcomes: dict[str, list[Outcome]] = {}
     kept = _Kept(args.keep)
     budget = _budget_of(args.budget, name)
@@ -131,7 +138,7 @@ def measure(name: str, root: Path, args: argparse.Namespace) -> dict[str, list[O
             if (own := kept.find(key)) is None:
                 limits = ["--budget", budget, "--seeds", seeds]
                 own = train_and_vote(folder, work, f"run_{number}", [*options, *limits])
-                kept.add(key, own, work / "predictions.csv")
+                own = kept.add(key, own)
             outcomes.setdefault(side, []).append(own)
             print(name, side, own, flush=True)
     return outcomes
@@ -168,16 +175,22 @@ class _Kept:
 
     def find(self, key: str) -> Outcome | None:
         """The outcome of an earlier command, if there is one."""
-        path = self._path(key, ".json")
-        return Outcome(**json.loads(path.read_text())) if path and path.exists() else None
-
-    def add(self, key: str, outcome: Outcome, predictions: Path) -> None:
-        """Keep an outcome and the table of the vote."""
         path, table = self._path(key, ".json"), self._path(key, ".csv")
-        if path and table:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(predictions, table)
-            path.write_text(json.dumps(dataclasses.asdict(outcome)))
+        if path is None or table is None or not path.exists():
+            return None
+        return Outcome(**json.loads(path.read_text()), table=table)
+
+    def add(self, key: str, outcome: Outcome) -> Outcome:
+        """Keep an outcome and its table; the outcome with the table that is kept."""
+        path, table = self._path(key, ".json"), self._path(key, ".csv")
+        if path is None or table is None:
+            return outcome
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(outcome.table, table)
+        values = dataclasses.asdict(outcome)
+        del values["table"]
+        path.write_text(json.dumps(values))
+        return dataclasses.replace(outcome, table=table)
 
     def _path(self, key: str, suffix: str) -> Path | None:
         if self._folder is None:
@@ -206,8 +219,9 @@ def main() -> None:
     tables, goals = [], []
     for name in args.data:
         with tempfile.TemporaryDirectory() as root:
-            outcomes = measure(name, Path(root), args)
-        tables.append(_table(name, outcomes))
+            folder = make_folder(name, Path(root), args.num_images)
+            outcomes = measure(name, folder, Path(root), args)
+            tables += [_table(name, outcomes), *_mixtures(name, outcomes, folder.truth)]
         goals += _goals(name, outcomes, _budget_of(args.budget, name))
     report.write_report(
         args.report,
@@ -239,6 +253,45 @@ def _table(name: str, outcomes: dict[str, list[Outcome]]) -> report.Table:
     ]
     columns = ("run", "test macro F1", "seconds of the command", "chosen")
     return report.Table(title=name, columns=columns, rows=rows)
+
+
+def _mixtures(
+    name: str, outcomes: dict[str, list[Outcome]], truth: Mapping[str, str]
+) -> Iterator[report.Table]:
+    """What two members reach: two of the best candidate, or one of each of the best two."""
+    sides = [side for side, own in outcomes.items() if side != "auto" and len(own) > 1]
+    sides.sort(key=lambda side: -statistics.median(own.test_f1 for own in outcomes[side]))
+    if len(sides) < 2:
+        return
+    labels = sorted(set(truth.values()))
+    indices = np.array([labels.index(label) for label in truth.values()])
+    first, second = (
+        [_read_probs(own.table, tuple(truth), labels) for own in outcomes[side]]
+        for side in sides[:2]
+    )
+    pairs = {
+        f"two members of {sides[0]}": list(itertools.combinations(first, 2)),
+        f"one of {sides[0]}, one of {sides[1]}": list(itertools.product(first, second)),
+    }
+    yield report.Table(
+        title=f"{name}: two members together",
+        columns=("members", "pairs", "test macro F1"),
+        rows=[
+            [
+                members,
+                str(len(own)),
+                report.spread([f1_of((one + other) / 2, indices) for one, other in own], 3),
+            ]
+            for members, own in pairs.items()
+        ],
+    )
+
+
+def _read_probs(table: Path, ids: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """The probabilities `(N, K)` of a vote for ids and labels."""
+    with open(table, encoding="utf-8", newline="") as handle:
+        rows = {row["id"]: row for row in csv.DictReader(handle)}
+    return np.array([[float(rows[own][f"p_{label}"]) for label in labels] for own in ids])
 
 
 def _goals(name: str, outcomes: dict[str, list[Outcome]], budget: str) -> list[report.Goal]:
