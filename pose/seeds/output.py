@@ -73,9 +73,11 @@ def predict_validation(
     Raises:
         DivergedError: a logit is not finite.
     """
-    model = state.scored_model()
-    model.load_state_dict(state.best_weights)
-    logits = predict_logits(model, data.images, data.val_rows, precision)
+    logits = state.best_logits
+    if logits is None:
+        model = state.scored_model()
+        model.load_state_dict(state.best_weights)
+        logits = predict_logits(model, data.images, data.val_rows, precision)
     if not bool(torch.isfinite(logits).all()):
         raise DivergedError(
             "the logits of the best weights must be finite, found some that are not"

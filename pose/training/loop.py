@@ -80,6 +80,7 @@ def train(
         state.history.append(row)
         if row["val_f1"] > state.best_val_f1:
             state.best_epoch, state.best_val_f1 = state.num_epochs_done, row["val_f1"]
+            state.best_logits = logits
             weights = state.scored_model().state_dict()
             state.best_weights = {
                 name: value.detach().cpu().clone() for name, value in weights.items()
