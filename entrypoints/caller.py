@@ -24,6 +24,12 @@ def callers_folder() -> Path:
         return here
 
 
+def without_steps_up(path: Path) -> str:
+    """The path without `..`, where that names the same: behind a link it may not."""
+    short = os.path.normpath(path)
+    return short if os.path.realpath(short) == os.path.realpath(path) else str(path)
+
+
 def as_typed_there(text: str) -> str:
     """A path or pattern as the user meant it: from their folder, where that has it.
 
@@ -32,16 +38,10 @@ def as_typed_there(text: str) -> str:
     place = callers_folder()
     if os.path.isabs(text) or place == Path.cwd():
         return text
-    there = _without_steps_up(place / text)
+    there = without_steps_up(place / text)
     pattern = os.path.join(glob.escape(str(place)), text)
     is_there = os.path.lexists(there) or next(glob.iglob(pattern), None) is not None
     return there if is_there else text
-
-
-def _without_steps_up(path: Path) -> str:
-    """The path without `..`, where that names the same: behind a link it may not."""
-    short = os.path.normpath(path)
-    return short if os.path.realpath(short) == os.path.realpath(path) else str(path)
 
 
 def _name_of(pid: int) -> str:

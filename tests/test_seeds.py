@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from said import Said
@@ -13,10 +14,13 @@ from said import Said
 from pose.config import Recipe
 from pose.display import NoDisplay
 from pose.errors import DivergedError, InputError
+from pose.metrics import f1_of
+from pose.predictions import read_predictions
 from pose.seeds import folder as seed_folder
 from pose.seeds.engines import SAVING_SECONDS, Budget, train_here
 from pose.seeds.job import NoTracking, SeedJob
 from pose.seeds.train import load_job_data, train_seed
+from pose.training.predict import predict_logits, probs_of
 
 TINY = Recipe(model="simple_cnn", image_size=32, batch_size=16, num_epochs=3, seeds=(4, 5))
 
@@ -87,6 +91,20 @@ def test_seeds_of_an_engine_come_in_order_and_differ(tmp_path, stripes):
     assert [tracker.ends for tracker in trackers.values()] == [[("FINISHED", "epochs")]] * 2
     first, second = (seed_folder.read_model(job.output)[1] for job in jobs)
     assert first.weights_sha256 != second.weights_sha256
+
+
+def test_what_is_written_of_validation_is_what_the_saved_weights_say(tmp_path, stripes):
+    job = job_in(tmp_path, stripes)
+    loaded = load_job_data(job, NoDisplay())
+    result = train_seed(job, loaded, NoTracking(), NoDisplay(), never)
+    written = read_predictions(job.output / seed_folder.VAL_PREDICTIONS)
+
+    model, _ = seed_folder.read_model(job.output)
+    row_of = dict(zip(loaded.dataset.ids, loaded.rows.tolist(), strict=True))
+    rows = torch.tensor([row_of[image_id] for image_id in written.ids])
+    logits = predict_logits(model, loaded.images, rows, torch.float32)
+    np.testing.assert_allclose(written.probs, probs_of(logits), atol=1e-5)
+    assert f1_of(written.probs, written.labels) == pytest.approx(result.val_f1)
 
 
 def test_a_stopped_seed_is_killed_and_ends_the_engine(tmp_path, stripes):
