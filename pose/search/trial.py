@@ -23,7 +23,7 @@ from pose.results import AutoTrial
 from pose.seeds.train import build_fitted
 from pose.stop import Stop
 from pose.training.loop import train
-from pose.training.predict import predict_logits, probs_of
+from pose.training.predict import probs_of
 from pose.training.state import start_state
 from pose.training.step import Step
 
@@ -77,12 +77,12 @@ def try_candidate(job: TrialJob, loaded: LoadedData, stop: Stop) -> AutoTrial | 
     state = start_state(partial(build_fitted, recipe, labels, data), recipe, job.key.seed, device)
     step = Step(state, data, recipe, pick_precision(job.precision, device))
     try:
-        reason = train(step, stop=stop, time_limit=job.limit)
-        val_f1, val_gain, val_auc = _scores(step, data)
+        if train(step, stop=stop, time_limit=job.limit) == stop():
+            return None
+        assert state.val_logits is not None
+        val_f1, val_gain, val_auc = _scores(probs_of(state.val_logits), data)
     except DivergedError:
-        reason, val_f1, val_gain, val_auc = "diverged", 0.0, 0.0, 0.0
-    if reason == stop():
-        return None
+        val_f1, val_gain, val_auc = 0.0, 0.0, 0.0
     rates = [row["images_per_second"] for row in state.history]
     return AutoTrial(
         candidate=job.candidate,
@@ -103,18 +103,14 @@ def _with_few_that_validate(data: TrainingData, recipe: Recipe) -> TrainingData:
     return dataclasses.replace(data, val_rows=data.val_rows[order[:limit].sort().values])
 
 
-def _scores(step: Step, data: TrainingData) -> tuple[float, float, float]:
-    """Macro F1 of the last weights on the rows that validate, its gain, and the ROC area.
+def _scores(probs: np.ndarray, data: TrainingData) -> tuple[float, float, float]:
+    """Macro F1 of predictions `(V, K)` of the rows that validate, its gain, and the ROC area.
 
     As `AutoTrial` has them.
     """
     # Imported here, as in `pose.ensembling.fit`: it brings SciPy along.
     from sklearn.metrics import roc_auc_score
 
-    logits = predict_logits(step.state.scored_model(), data.images, data.val_rows, step.precision)
-    probs = probs_of(logits)
-    if not np.isfinite(probs).all():
-        raise DivergedError("the logits of a trial must be finite, found some that are not")
     labels = data.labels[data.val_rows.to(data.labels.device)].cpu().numpy()
     areas = [
         float(roc_auc_score(labels == label, probs[:, label]))

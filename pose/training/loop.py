@@ -66,6 +66,7 @@ def train(
         train_seconds = time.perf_counter() - started
         num_images, learning_rate = trained.pop("num_images"), trained.pop("learning_rate")
         logits = predict_logits(state.scored_model(), data.images, data.val_rows, step.precision)
+        state.val_logits = logits
         state.validation_seconds = time.perf_counter() - started - train_seconds
         scores = score_logits(logits, data.labels[data.val_rows], "val")
         check_validated(state, logits, scores["val_loss"])

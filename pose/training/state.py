@@ -19,8 +19,9 @@ class TrainState:
     """Everything that changes while a seed trains; its `state_dict` continues it exactly.
 
     Attributes:
-        best_logits: `(V, K)` of the best weights on the rows that validate; no part of what is
-            saved: None where another session found these weights.
+        val_logits: `(V, K)` of the last complete epoch on the rows that validate; no part of what
+            is saved, and None before this session has ended an epoch.
+        best_logits: the same of the best weights; None where another session found these.
         smaller_batch: images at a time, where memory was not enough for the recipe's.
     """
 
@@ -33,6 +34,7 @@ class TrainState:
     best_epoch: int = 0
     best_val_f1: float = -1.0
     best_weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    val_logits: Tensor | None = None
     best_logits: Tensor | None = None
     validation_seconds: float = 0.0
     smaller_batch: int | None = None
@@ -90,7 +92,7 @@ class TrainState:
         self.best_epoch = saved["best_epoch"]
         self.best_val_f1 = saved["best_val_f1"]
         self.best_weights = saved["best_weights"]
-        self.best_logits = None
+        self.val_logits = self.best_logits = None
         # Checkpoints of earlier versions have none.
         self.smaller_batch = saved.get("smaller_batch")
 
