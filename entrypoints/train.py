@@ -85,6 +85,7 @@ def _train_auto(  # noqa: PLR0913 - what was typed, and who asks
     # Imported here as in `_train`.
     from pose.auto import TEXT, Auto
     from pose.console import Console
+    from pose.seeds.engines import engine_ready
     from pose.tracking import Tracker
 
     console = Console()
@@ -93,26 +94,29 @@ def _train_auto(  # noqa: PLR0913 - what was typed, and who asks
         click.echo(auto.text())
         return
     say_stale_stop(stop, console)
-    chosen = auto.choose(Tracker(say=console.say))
-    if chosen.run is None:
-        again = from_words("train", project_address(given_run_id), sys.argv[1:])
-        if given_run_id:
-            Tracker(given_run_id).end_given("KILLED", chosen.stop_reason or "")
-        console.say(
-            f"stopped ({chosen.stop_reason}): the same command continues this plan\nnext: {again}"
+    # One cluster for the trials and the members.
+    with engine_ready(setup):
+        chosen = auto.choose(Tracker(say=console.say))
+        if chosen.run is None:
+            again = from_words("train", project_address(given_run_id), sys.argv[1:])
+            if given_run_id:
+                Tracker(given_run_id).end_given("KILLED", chosen.stop_reason or "")
+            console.say(
+                f"stopped ({chosen.stop_reason}): the same command continues this plan\n"
+                f"next: {again}"
+            )
+            return
+        console.say(chosen.text)
+        is_whole = _train(
+            chosen.run,
+            setup,
+            stop,
+            given_run_id=given_run_id,
+            dry_run=False,
+            texts={TEXT: chosen.text},
         )
-        return
-    console.say(chosen.text)
-    is_whole = _train(
-        chosen.run,
-        setup,
-        stop,
-        given_run_id=given_run_id,
-        dry_run=False,
-        texts={TEXT: chosen.text},
-    )
-    if is_whole:
-        auto.complete()
+        if is_whole:
+            auto.complete()
 
 
 def _train(

@@ -9,17 +9,19 @@ honest as that of any run.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 
+from pose.cluster import check_ray
 from pose.config import MIN_SEED_SECONDS, Recipe, Setup, parse_time
 from pose.data.cache import cache_root_of
-from pose.data.folder import Dataset, read_dataset
-from pose.data.loaded import LoadedData, decode_dataset
+from pose.data.folder import read_dataset
+from pose.data.loaded import LoadedData
 from pose.data.source import find_dataset
-from pose.data.tensors import framing_of, load_recipe_data
+from pose.data.tensors import load_recipe_data
 from pose.data.twin_search import group_twins
 from pose.device import keep_freed_memory, pick_device
 from pose.display import Display
@@ -31,13 +33,14 @@ from pose.results import AutoTrial
 from pose.run import only_run_in
 from pose.search.candidates import Candidate, find_candidates
 from pose.search.fingerprint import Fingerprint, take_fingerprint
-from pose.search.halving import survivors
+from pose.search.halving import seconds_of_each, survivors
+from pose.search.places import Here, trial_engine
 from pose.search.pretrained import available, names_for
 from pose.search.progress import Progress, ProgressFile, read_progress
-from pose.search.trial import TrialJob, part_to_try, trial_recipe, try_candidate
+from pose.search.trial import TrialData, TrialJob, part_to_try, trial_recipe
+from pose.seeds.engines import engine_ready, num_at_once
 from pose.stop import Stop, ending
 from pose.tracking import TaskRecord, Tracker
-from pose_models import Framing
 
 RECORD = "plan.json"
 TEXT = "plan.md"
@@ -92,6 +95,8 @@ class Auto:
     def __init__(
         self, run: ResolvedRun, given: Collection[str], setup: Setup, display: Display, stop: Stop
     ) -> None:
+        if setup.engine == "ray":
+            check_ray()
         if setup.add_seeds:
             raise InputError(
                 "add_seeds must go with a run whose recipe is known: give run=champion with the "
@@ -139,7 +144,7 @@ class Auto:
             InputError: nothing to train on, or too little time for the members.
         """
         keep_freed_memory()
-        with only_run_in(self._folder):
+        with only_run_in(self._folder), engine_ready(self._setup):
             return self._choose(tracker)
 
     def complete(self) -> None:
@@ -176,11 +181,10 @@ class Auto:
         before = None if self._setup.fresh else self._file.find(identity)
         if before is None or before.chosen is None:
             progress, record = self._open(loaded, identity, before, tracker)
-            with ending(record.finish):
+            with ending(record.finish), self._engine(loaded, recipes) as engine:
                 trying = _Trying(
                     file=self._file, setup=self._setup, display=self._display, stop=self._stop,
-                    recipes=recipes, part=part_to_try(loaded, recipes[0]), record=record,
-                    tracker=tracker,
+                    recipes=recipes, engine=engine, record=record, tracker=tracker,
                 )  # fmt: skip
                 progress, reason = trying.run(progress)
                 if reason:
@@ -196,6 +200,18 @@ class Auto:
             progress, winner = before, candidates[before.chosen]
             text = self._describe(found, candidates, loaded, before)
         return Chosen(run=self._chosen_run(winner, progress, len(loaded.dataset.ids)), text=text)
+
+    def _engine(
+        self, loaded: LoadedData, recipes: Sequence[Recipe]
+    ) -> AbstractContextManager[Here]:
+        setup = self._setup
+        data = TrialData(
+            dataset=part_to_try(loaded, recipes[0]),
+            cache_root=cache_root_of(setup.cache_root).absolute(),
+            num_workers=setup.num_workers,
+            cache=setup.cache,
+        )
+        return trial_engine(setup, data, self._display, self._stop)
 
     def _pretrained_names(self) -> tuple[str, ...]:
         return names_for(pick_device(self._setup.device).type)
@@ -224,7 +240,7 @@ class Auto:
             return recipe.seeds
         images = rate * (progress.rest or 0.0)
         epochs = images / max(1.0, (1 - recipe.val_fraction) * num_images)
-        return recipe.seeds[: max(1, int(epochs / MIN_EPOCHS))]
+        return recipe.seeds[: max(1, int(epochs / MIN_EPOCHS)) * progress.at_once]
 
     def _chosen_run(self, candidate: Candidate, progress: Progress, num_images: int) -> ResolvedRun:
         seeds = self._seeds(progress, num_images)
@@ -300,7 +316,7 @@ class _Trying:
     Attributes:
         file: keeps what is decided.
         recipes: of the candidates.
-        part: the rows that trials may know.
+        engine: tries them.
         record: of the plan in MLflow; trials are nested in it by `tracker`.
     """
 
@@ -309,18 +325,16 @@ class _Trying:
     display: Display
     stop: Stop
     recipes: list[Recipe]
-    part: Dataset
+    engine: Here
     record: TaskRecord
     tracker: Tracker
-    _decoded: dict[Framing, LoadedData] = dataclasses.field(default_factory=dict)
     _overheads: list[float] = dataclasses.field(default_factory=list)
 
     def run(self, progress: Progress) -> tuple[Progress, str | None]:
         """Try in rounds; why it was stopped, or None with the winner."""
-        for recipe in self.recipes:
-            self._load(recipe)
-            if reason := self.stop():
-                return self.file.save(progress), reason
+        self.engine.prepare(self.recipes)
+        if reason := self.stop():
+            return self.file.save(progress), reason
         progress = self.file.begin(progress, len(self.recipes))
         going: list[int] = list(range(len(self.recipes)))
         for number, (size, seconds) in enumerate(progress.rounds):
@@ -328,50 +342,43 @@ class _Trying:
                 # Validating many squares takes its time: what is left belongs to the members.
                 break
             going = going[:size]
-            for index in going:
-                if index in progress.scores(number):
-                    continue
-                trial = self._try(index, number, seconds)
-                if trial is None:
-                    return self.file.save(progress), self.stop()
+            for trial in self._try(going, number, seconds, progress):
                 trials = (*progress.trials, trial)
                 progress = self.file.save(dataclasses.replace(progress, trials=trials))
+            if len(progress.scores(number)) < len(going):
+                return self.file.save(progress), self.stop()
             going = list(survivors(progress.scores(number), len(going)))
+        num_members = len(self.recipes[0].members(self.recipes[0].seeds))
+        progress = dataclasses.replace(progress, at_once=num_at_once(self.setup, num_members))
         return self.file.finish(progress, going[0]), None
 
-    def _load(self, recipe: Recipe) -> LoadedData:
-        framing = framing_of(recipe)
-        if framing not in self._decoded:
-            self._decoded[framing] = decode_dataset(
-                self.part,
-                framing,
-                cache_root=cache_root_of(self.setup.cache_root),
-                num_workers=self.setup.num_workers,
-                progress=self.display.cache_progress,
-                obey_exif=recipe.exif == "obey",
-                cache=self.setup.cache,
-            )
-        return self._decoded[framing]
+    def _try(
+        self, going: Sequence[int], number: int, seconds: float, progress: Progress
+    ) -> Iterator[AutoTrial]:
+        """The trials of a round that are not over yet, as they end, up to a request to stop."""
+        at_once = self.engine.num_at_once(len(going))
+        seconds = seconds_of_each(seconds, len(going), at_once)
+        waiting = [index for index in going if index not in progress.scores(number)]
+        # When its turn has come, a job has as long as those before it leave to it.
+        jobs = (self._job(index, number, seconds) for index in waiting)
+        for job, trial in self.engine(jobs):
+            self._overheads.append(trial.seconds - job.limit)
+            self._log(str(job), trial)
+            yield trial
 
-    def _try(self, index: int, number: int, seconds: float) -> AutoTrial | None:
-        """Train a candidate for some seconds; None where it was stopped."""
-        job = TrialJob(
+    def _job(self, index: int, number: int, seconds: float) -> TrialJob:
+        overhead = float(np.mean(self._overheads or [TRIAL_OVERHEAD]))
+        return TrialJob(
             candidate=index,
             round=number,
             recipe=trial_recipe(self.recipes[index]),
-            limit=max(seconds - float(np.mean(self._overheads or [TRIAL_OVERHEAD])), 0.5),
+            limit=max(seconds - overhead, 0.5),
             device=self.setup.device,
             precision=self.setup.precision,
         )
-        trial = try_candidate(job, self._load(job.recipe), self.stop)
-        if trial is not None:
-            self._overheads.append(trial.seconds - job.limit)
-            self._log(trial)
-        return trial
 
-    def _log(self, trial: AutoTrial) -> None:
+    def _log(self, name: str, trial: AutoTrial) -> None:
         changes = {name: getattr(self.recipes[trial.candidate], name) for name in TRIED}
-        name = f"round_{trial.round + 1}_candidate_{trial.candidate + 1}"
         self.display.say(
             f"{name}: val_f1 {trial.val_f1:.4f}, area {trial.val_auc:.4f} after "
             f"{trial.num_epochs} epochs, "

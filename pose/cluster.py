@@ -5,6 +5,7 @@ Ray is an extra: it is imported when somebody asks for it.
 
 import collections
 import contextlib
+import dataclasses
 import importlib.util
 import itertools
 import logging
@@ -17,6 +18,8 @@ from typing import Any, TypeVar
 import pose
 import pose_models
 from pose.errors import InputError, one_line
+from pose.stop import Stop
+from pose.workers import LOOK_SECONDS, died
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -25,6 +28,7 @@ _STORE_BYTES = 80 << 20
 # How often Ray starts a call again whose process or machine is gone.
 MAX_RETRIES = 3
 
+J = TypeVar("J")
 T = TypeVar("T")
 
 
@@ -86,6 +90,16 @@ def num_places(num_cpus: float, num_gpus: float) -> int:
     return int(places)
 
 
+def lack_of_room(num_cpus: int, num_gpus: float) -> list[str]:
+    """A line where no machine of the joined cluster has what a task wants; one may come."""
+    if num_places(num_cpus, num_gpus):
+        return []
+    return [
+        f"warning: waiting for a machine with {num_cpus} CPUs and {num_gpus:g} GPUs, which the "
+        "cluster does not have"
+    ]
+
+
 def in_turn(
     function: Callable[..., T], shared: object, arguments: Iterable[tuple[Any, ...]], num_cpus: int
 ) -> Iterator[T]:
@@ -124,6 +138,65 @@ def in_turn(
             ) from error
         waiting.extend(itertools.islice(calls, 1))
         yield answer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tasks:
+    """Calls on the joined cluster, each with so many CPUs and GPUs; less than one is a share."""
+
+    num_cpus: int
+    num_gpus: float
+
+    def __call__(
+        self,
+        function: Callable[[Any, J], T],
+        shared: object,
+        jobs: Iterable[J],
+        stop: Stop,
+        at_once: int,
+    ) -> Iterator[tuple[J, T]]:
+        """The jobs with what a function returns for them, as its calls end.
+
+        No more begin once `stop` asks for it, and those under way are ended at once. Ray starts
+        a call again whose process or machine is gone.
+
+        Args:
+            function: of a module; its first argument is `shared`, which travels once.
+            jobs: asked for one when it can begin.
+            at_once: so many calls are under way at most.
+
+        Raises:
+            DiedError: Ray gave a call up; it is named as its job is in text.
+            InputError: the function's own, as any other that it raises.
+        """
+        import ray
+
+        call = ray.remote(function).options(
+            num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_retries=MAX_RETRIES
+        )
+        there, waiting = ray.put(shared), iter(jobs)
+        job_of: dict[Any, J] = {}
+        try:
+            while not stop():
+                for job in itertools.islice(waiting, at_once - len(job_of)):
+                    job_of[call.remote(there, job)] = job
+                if not job_of:
+                    return
+                for reference in ray.wait(list(job_of), timeout=LOOK_SECONDS)[0]:
+                    job = job_of.pop(reference)
+                    yield job, _answer(ray, reference, job)
+        finally:
+            for reference in job_of:
+                ray.cancel(reference, force=True)
+
+
+def _answer(ray: Any, reference: Any, job: object) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.RayError as error:
+        raise died(job, one_line(error, 300)) from error
 
 
 @contextlib.contextmanager

@@ -58,15 +58,7 @@ class Plan:
     def threads(self) -> int:
         """CPU threads of each member, as many for each of its processes."""
         number = self.setup.processes_per_seed
-        return number * max(1, self._member_threads() // number)
-
-    def _member_threads(self) -> int:
-        if self.setup.threads:
-            return self.setup.threads
-        if self.setup.engine == "ray":
-            # What this machine has says nothing of the cluster's.
-            return 1
-        return max(1, torch.get_num_threads() // (self.setup.parallel or 1))
+        return number * max(1, member_threads(self.setup) // number)
 
     @property
     def cache_root(self) -> Path:
@@ -177,6 +169,16 @@ class Plan:
                 lines.append(_setting_line(field.name, getattr(part, field.name), self.run.changes))
         lines.append(f"on {describe(self.device, self.precision)}, into {self.folder}")
         return "\n".join(lines)
+
+
+def member_threads(setup: Setup) -> int:
+    """CPU threads of each member."""
+    if setup.threads:
+        return setup.threads
+    if setup.engine == "ray":
+        # What this machine has says nothing of the cluster's.
+        return 1
+    return max(1, torch.get_num_threads() // (setup.parallel or 1))
 
 
 def make_plan(run: ResolvedRun, setup: Setup) -> Plan:

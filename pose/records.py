@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def record_text(record: "DataclassInstance", version: int) -> str:
-    """The record as JSON: equal records have equal texts."""
-    return json.dumps({"format": version, **dataclasses.asdict(record)}, indent=1) + "\n"
+def record_text(record: "DataclassInstance", version: int, leave_out: Collection[str] = ()) -> str:
+    """The record as JSON, some of its values left out: equal records have equal texts."""
+    values = dataclasses.asdict(record)
+    kept = {name: value for name, value in values.items() if name not in leave_out}
+    return json.dumps({"format": version, **kept}, indent=1) + "\n"
 
 
 def read_record(path: Path, newest: int, expected: str, make: Callable[[dict[str, Any]], T]) -> T:

@@ -346,7 +346,7 @@ def test_nothing_imports_an_entry_point():
 LAYERS = (
     "arrays errors files growing_table history member_key metrics records stop",
     "pose_models demo",
-    "cluster config device named_runs display weights",
+    "cluster config device named_runs display weights workers",
     "data",
     "archive model_card predictions plan scoring soft_labels training",
     "ensembling",

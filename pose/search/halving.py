@@ -7,6 +7,8 @@ Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparamet
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from pose.seeds.engines import num_turns
+
 # Candidates of a round that go on to the next one.
 KEPT = 1 / 3
 # The last round compares so many.
@@ -30,6 +32,11 @@ def plan_rounds(num_candidates: int, seconds: float) -> tuple[Round, ...]:
         return ()
     share = seconds / len(sizes)
     return tuple(Round(num_candidates=size, seconds=share / size) for size in sizes)
+
+
+def seconds_of_each(seconds: float, num_trials: int, at_once: int) -> float:
+    """Of each trial of a round, which lasts as long as if one by one had `seconds`."""
+    return seconds * num_trials / num_turns(num_trials, at_once)
 
 
 def survivors(scores: Mapping[int, float], number: int) -> Sequence[int]:

@@ -29,6 +29,7 @@ class Progress:
         chosen: the candidate that won; None before that is known.
         rest: seconds for the members; None before.
         is_done: whether the members were trained to their end.
+        at_once: how many members train side by side.
     """
 
     identity: str
@@ -39,6 +40,7 @@ class Progress:
     chosen: int | None = None
     rest: float | None = None
     is_done: bool = False
+    at_once: int = 1
 
     def scores(self, number: int) -> dict[int, float]:
         """The scores of a round, counted from 0, by candidate."""
@@ -97,7 +99,9 @@ class ProgressFile:
         now = time.monotonic()
         progress = dataclasses.replace(progress, seconds=progress.seconds + now - self._started)
         self._started = now
-        write_text(self.path, record_text(progress, FORMAT))
+        # Left out where it is 1: earlier versions read that.
+        leave_out = ("at_once",) if progress.at_once == 1 else ()
+        write_text(self.path, record_text(progress, FORMAT, leave_out))
         return progress
 
     def begin(self, progress: Progress, num_candidates: int) -> Progress:

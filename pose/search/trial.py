@@ -4,19 +4,23 @@ Which rows it may know, how it is trained and scored; what is tried when is `pos
 """
 
 import dataclasses
+import socket
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from pose.config import Recipe
+from pose.data.cache import Progress
 from pose.data.folder import Dataset
-from pose.data.loaded import LoadedData
+from pose.data.loaded import LoadedData, decode_dataset
+from pose.data.shards import absolute_file
 from pose.data.split import split_rows
-from pose.data.tensors import TrainingData, training_data
+from pose.data.tensors import TrainingData, framing_of, training_data
 from pose.device import pick_device, pick_precision
-from pose.errors import DivergedError
+from pose.errors import DivergedError, InputError
 from pose.member_key import MemberKey
 from pose.metrics import f1_of
 from pose.results import AutoTrial
@@ -43,6 +47,7 @@ class TrialJob:
         candidate, round: numbers, from 0.
         recipe: of the candidate, as `trial_recipe` makes it.
         limit: seconds of training.
+        threads: of the CPU; 0: as many as torch takes.
     """
 
     candidate: int
@@ -51,11 +56,57 @@ class TrialJob:
     limit: float
     device: str
     precision: str
+    threads: int = 0
+
+    def __str__(self) -> str:
+        return f"round_{self.round + 1}_candidate_{self.candidate + 1}"
 
     @property
     def key(self) -> MemberKey:
         """The seed, and the fold that validates it: each round has one of its own."""
         return MemberKey(self.recipe.seeds[0], self.round % NUM_FOLDS + 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialData:
+    """The rows that trials may know, for whoever decodes them where they are needed.
+
+    Attributes:
+        dataset: those rows; their files are named from any folder.
+        cache: `decoded`, or `stream`: images are decoded when they are needed.
+        digest: that the decoded rows must have; None: not known yet.
+    """
+
+    dataset: Dataset
+    cache_root: Path
+    num_workers: int = 0
+    cache: str = "decoded"
+    digest: str | None = None
+
+    def load(self, recipe: Recipe, progress: Progress | None = None) -> LoadedData:
+        """The rows with their images as the recipe frames them.
+
+        Raises:
+            InputError: they are not what was found elsewhere.
+        """
+        folder = self.dataset.folder
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder} must be at the same path on every machine that trials run on, found "
+                f"none on {socket.gethostname()}"
+            )
+        loaded = decode_dataset(
+            self.dataset,
+            framing_of(recipe),
+            cache_root=self.cache_root,
+            num_workers=self.num_workers,
+            progress=progress,
+            obey_exif=recipe.exif == "obey",
+            cache=self.cache,
+        )
+        if self.digest not in (None, loaded.digest):
+            raise InputError(f"{folder} must stay as it is while it is trained on")
+        return loaded
 
 
 def trial_recipe(recipe: Recipe) -> Recipe:
@@ -124,7 +175,16 @@ def _scores(probs: np.ndarray, data: TrainingData) -> tuple[float, float, float]
 
 def part_to_try(loaded: LoadedData, recipe: Recipe) -> Dataset:
     """The images that trials may know: of those that will train, some thousand."""
-    return loaded.dataset.take(rows_to_try(loaded, recipe).tolist())
+    part = loaded.dataset.take(rows_to_try(loaded, recipe).tolist())
+    # What travels to other machines has nothing that trials do not need.
+    return dataclasses.replace(
+        part,
+        folder=part.folder.absolute(),
+        files=tuple(absolute_file(file) for file in part.files),
+        test_ids=(),
+        test_files=(),
+        problems=(),
+    )
 
 
 def rows_to_try(loaded: LoadedData, recipe: Recipe) -> np.ndarray:

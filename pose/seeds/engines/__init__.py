@@ -10,10 +10,10 @@ from pose.data.loaded import LoadedData
 from pose.device import pick_device
 from pose.display import Display
 from pose.results import SeedResult
-from pose.seeds.engines.budget import SAVING_SECONDS, Budget
+from pose.seeds.engines.budget import SAVING_SECONDS, Budget, num_turns
 from pose.seeds.engines.here import train_here
 from pose.seeds.engines.processes import Processes
-from pose.seeds.engines.ray_tasks import RayTasks
+from pose.seeds.engines.ray_tasks import RayTasks, device_there
 from pose.seeds.job import OpenTracker, SeedJob
 from pose.stop import Stop
 
@@ -23,8 +23,11 @@ __all__ = [
     "Engine",
     "Processes",
     "RayTasks",
+    "device_there",
     "engine_ready",
+    "gpus_of",
     "num_at_once",
+    "num_turns",
     "pick_engine",
     "train_here",
 ]
@@ -55,12 +58,12 @@ def pick_engine(setup: Setup) -> Engine:
     if setup.engine == "processes" or setup.processes_per_seed > 1:
         return Processes(parallel=setup.parallel or 1)
     if setup.engine == "ray":
-        return RayTasks(parallel=setup.parallel, gpus=_gpus(setup))
+        return RayTasks(parallel=setup.parallel, gpus=gpus_of(setup))
     return train_here
 
 
-def _gpus(setup: Setup) -> float:
-    """Of each member."""
+def gpus_of(setup: Setup) -> float:
+    """GPUs of each member on a cluster; less than one is a share."""
     if setup.gpus is None:
         return float(pick_device(setup.device).type == "cuda")
     return setup.gpus
@@ -70,7 +73,7 @@ def num_at_once(setup: Setup, num_members: int) -> int:
     """How many of so many members train at the same time; the engine is ready."""
     places = setup.parallel
     if setup.engine == "ray":
-        room = num_places(setup.threads or 1, _gpus(setup))
+        room = num_places(setup.threads or 1, gpus_of(setup))
         places = min(room, places or room, num_members)
     return max(1, places)
 

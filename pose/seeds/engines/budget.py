@@ -6,6 +6,11 @@ from pose.config import MIN_SEED_SECONDS
 SAVING_SECONDS = 5.0
 
 
+def num_turns(num: int, at_once: int) -> int:
+    """How many turns so many take, of whom so many go side by side."""
+    return -(-num // at_once)
+
+
 class Budget:
     """Time for several seeds, each of which gets an equal share of what the others left.
 
@@ -17,8 +22,7 @@ class Budget:
 
     def __init__(self, seconds: float, num_seeds: int, parallel: int = 1) -> None:
         # Three seeds, two at a time, are two turns: each has half the time.
-        num_turns = -(-num_seeds // parallel)
-        self._seconds = seconds * num_seeds / num_turns
+        self._seconds = seconds * num_seeds / num_turns(num_seeds, parallel)
         self._num_seeds = num_seeds
         self._overheads: list[float] = []
 

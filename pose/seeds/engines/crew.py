@@ -6,17 +6,16 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import resource_tracker
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 from pose.device import pick_device
 from pose.seeds.follower import follow_seed
 from pose.seeds.job import SeedJob
 from pose.seeds.relay import GONE, FarEnd, train_elsewhere
 from pose.stop import ask_for_signal_when_parent_dies
+from pose.workers import how_it_died, start_process
 
 # How long processes may take to notice that another is gone, before they are ended.
 NOTICE_SECONDS = 5.0
@@ -40,10 +39,10 @@ class Crew:
         pipes = [multiprocessing.Pipe() for _ in jobs[1:]]
         near = [near for near, _ in pipes]
         try:
-            self._start(_lead, (far, jobs[0], dataset_digest, near), job.title)
+            self._all.append(start_process(_lead, (far, jobs[0], dataset_digest, near), job.title))
             for rank, (own, (_, its)) in enumerate(zip(jobs[1:], pipes, strict=True), start=2):
                 name = f"{job.title}, process {rank}"
-                self._start(_follow, (its, own, dataset_digest), name)
+                self._all.append(start_process(_follow, (its, own, dataset_digest), name))
         except BaseException:
             self.kill()
             raise
@@ -51,20 +50,6 @@ class Crew:
             # The processes have their own; while these are open, deaths would not be seen.
             for connection in (far, *near, *(its for _, its in pipes)):
                 connection.close()
-
-    def _start(self, target: Callable[..., None], arguments: tuple[Any, ...], name: str) -> None:
-        process = multiprocessing.get_context("spawn").Process(
-            target=target, args=arguments, name=name
-        )
-        # Started with the first process, it would let the signals through again.
-        resource_tracker.ensure_running()
-        # A terminal's Ctrl-C, and a signal to the whole group, are this process's to pass on.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        try:
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        self._all.append(process)
 
     def end_if_broken(self) -> None:
         """End the first where another is gone and it has not noticed: it may wait for ever."""
@@ -94,12 +79,12 @@ class Crew:
 
     def _how_they_died(self) -> str:
         if len(self._all) == 1:
-            return _how_it_died(self._all[0].exitcode or 0)
+            return how_it_died(self._all[0].exitcode or 0)
         # The first may have been ended because of another.
         for rank in (*range(1, len(self._all)), 0):
             code = self._all[rank].exitcode
             if code:
-                return f"process {rank + 1} of {len(self._all)} {_how_it_died(code)}"
+                return f"process {rank + 1} of {len(self._all)} {how_it_died(code)}"
         return f"its {len(self._all)} processes lost each other"
 
 
@@ -110,15 +95,6 @@ def jobs_of_processes(job: SeedJob, place: int) -> Iterator[SeedJob]:
         return
     for rank in range(job.processes):
         yield dataclasses.replace(job, device=f"cuda:{place * job.processes + rank}")
-
-
-def _how_it_died(code: int) -> str:
-    """`killed by SIGKILL`, or its exit code."""
-    if code >= 0:
-        return f"exit code {code}"
-    with contextlib.suppress(ValueError):
-        return f"killed by {signal.Signals(-code).name}"
-    return f"killed by signal {-code}"
 
 
 def _lead(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pose.cluster import num_places
+from pose.cluster import MAX_RETRIES, lack_of_room
 from pose.config import Recipe
 from pose.data.loaded import LoadedData
 from pose.device import describe, pick_device, pick_precision
@@ -23,9 +23,6 @@ from pose.seeds.job import OpenTracker, SeedJob
 from pose.seeds.relay import GONE, FarEnd, NearEnd, train_elsewhere
 from pose.seeds.shipping import at_hand
 from pose.stop import Stop
-
-# How often Ray starts a member again whose process or machine is gone.
-MAX_RETRIES = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,11 +130,8 @@ class _Tasks:
 
     def warn_of_no_room(self, display: Display) -> None:
         """Say so where no machine of the cluster has what a member wants; one may come."""
-        if self._waiting and not num_places(self._num_cpus, self._engine.gpus):
-            display.say(
-                f"warning: waiting for a machine with {self._num_cpus} CPUs and "
-                f"{self._engine.gpus:g} GPUs, which the cluster does not have"
-            )
+        for line in lack_of_room(self._num_cpus, self._engine.gpus) if self._waiting else ():
+            display.say(line)
 
     def submit(self) -> None:
         """Hand jobs to Ray, as many as may train at the same time."""
@@ -163,16 +157,13 @@ class _Tasks:
 
     def _as_seen_there(self, job: SeedJob) -> SeedJob:
         """The job for a process with another working folder, that has the GPUs it was given."""
-        device = job.device
-        if device == "auto":
-            device = "cuda" if self._engine.gpus else "cpu"
         return dataclasses.replace(
             job,
             recipe=_with_absolute_paths(job.recipe),
             dataset=job.dataset.absolute(),
             output=job.output.absolute(),
             cache_root=job.cache_root.absolute() if job.cache_root else None,
-            device=device,
+            device=device_there(job.device, self._engine.gpus),
         )
 
     def bury_dead(self) -> None:
@@ -215,6 +206,13 @@ class _Tasks:
             if task.member is not None:
                 task.member.give_up("KILLED", "signal")
         self._tasks.clear()
+
+
+def device_there(device: str, gpus: float) -> str:
+    """What `device` means for a task that has so many GPUs, on whichever machine."""
+    if device != "auto":
+        return device
+    return "cuda" if gpus else "cpu"
 
 
 def _send(connection: Connection, what: object) -> None:
