@@ -45,6 +45,24 @@ def test_a_store_that_was_only_begun_is_made_and_one_with_runs_is_kept(store):
     assert database.is_begun(store)
 
 
+def test_a_store_is_in_the_making_until_mlflow_has_added_its_experiment(store):
+    """`mlflow run` makes it without our lock: what takes it for whole would migrate it as well."""
+    connect()
+    change(store, "delete from experiments")
+    assert database.is_begun(store), "all tables of this version are known"
+    change(store, "drop table workspaces")
+    assert database.is_begun(store)
+
+
+def test_a_store_that_another_program_keeps_making_is_never_replaced(store, monkeypatch):
+    monkeypatch.setattr(database, "SILENCE_SECONDS", 60)
+    monkeypatch.setattr(database, "MAKING_SECONDS", 0.3)
+    store.touch()
+    with pytest.raises(StoreError, match="is being set up by another program: repeat the command"):
+        connect()
+    assert [path.name for path in store.parent.glob("*.db")] == ["mlflow.db"]
+
+
 @pytest.mark.parametrize("content", ["of something else", "no database"])
 def test_what_is_not_mlflows_is_never_replaced(store, content):
     if content == "no database":

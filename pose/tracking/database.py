@@ -16,9 +16,13 @@ from mlflow.store.db.db_types import DATABASE_ENGINES
 from sqlalchemy import URL, create_engine, inspect, make_url
 from sqlalchemy.pool import NullPool
 
+from pose.errors import InputError
+
 # A store that is being made by MLflow itself changes every second; one that does not is dead.
 SILENCE_SECONDS = 5
 MAX_WAIT_SECONDS = 10
+# On a busy machine MLflow's migrations take that long; what still changes is never replaced.
+MAKING_SECONDS = 60
 # A SQLite store that somebody keeps locked is asked twice, and may be busy for so long each time.
 LOCKED_SECONDS = 4
 
@@ -30,13 +34,20 @@ def ensure_whole(path: Path, make: Callable[[str], object]) -> None:
 
     Args:
         make: sets up the store at the address that it is given.
+
+    Raises:
+        InputError: another program has been making it for a minute, and still is.
     """
     started = time.monotonic()
     while is_begun(path):
         # By `mlflow run`, perhaps, which knows nothing of our lock.
         is_silent = time.time() - _last_change(path) > SILENCE_SECONDS
-        if is_silent or time.monotonic() - started > MAX_WAIT_SECONDS:
+        if is_silent:
             break
+        if time.monotonic() - started > MAKING_SECONDS:
+            raise InputError(
+                f"{path} is being set up by another program: repeat the command when that is done"
+            )
         time.sleep(0.2)
     if path.exists() and not is_begun(path):
         return
@@ -125,11 +136,13 @@ def is_begun(path: Path) -> bool:
 
 
 def _known_tables() -> set[str]:
+    """Those of MLflow's: a name that is missing here makes one that is in the making look whole."""
     import mlflow.store.model_registry.dbmodels.models
     import mlflow.store.tracking.dbmodels.models  # noqa: F401
     from mlflow.store.db.base_sql_model import Base
 
-    return {*Base.metadata.tables, "alembic_version"}
+    # It has a package of its own, which some versions lack.
+    return {*Base.metadata.tables, "alembic_version", "workspaces"}
 
 
 def _last_change(path: Path) -> float:
