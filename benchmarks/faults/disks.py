@@ -106,13 +106,14 @@ def _with_small(
         done = attempt.finish(attempt.launch(attempt.training(), log=log, env=env), log)
         problems = list(_judge_end(attempt, done.code, done.text))
         mend(folders[place])
-        again = attempt.launch(attempt.training(), log=log, env=env)
-        done_again = attempt.finish(again, log)
+        # A run that needed no more room is finished: the same command would train another one.
+        if done.code:
+            again = attempt.finish(attempt.launch(attempt.training(), log=log, env=env), log)
+            if again.code:
+                problems.append(f"with room the same command ends: {again.said()}"[:300])
         if place == "store":
             shutil.copy(folders["store"] / "mlflow.db", database)
-        if done_again.code:
-            problems.append(f"with room the same command ends: {done_again.said()}"[:300])
-        else:
+        if not problems:
             problems += attempt.judge(attempt.training())
     if not problems:
         attempt.remove()

@@ -25,7 +25,7 @@ from pose.tracking.seeds import (
     recorded_result,
     spooled_results,
 )
-from pose.tracking.spool import SPOOL, Spool, digests
+from pose.tracking.spool import SPOOL, Record, Spool, digests
 from pose.tracking.store import PARENT_TAG, Store, StoreError, process_tags, shown_uri
 from pose.tracking.tags import seeds_of
 
@@ -336,17 +336,37 @@ def continue_offline(
 ) -> RunRecord | None:
     """The unfinished run of a spool goes on while its store is away; None if it is another run."""
     last = unfinished_opening(store, spool)
-    if (
-        last is None
-        or last.identity != request.identity()
-        or last.seeds != request.seeds
-        or not request.has_mirrors(last.mirrors)
-        or request.fresh
-        or request.add_seeds
-    ):
+    if last is None or not _is_meant(last, request):
         return None
     opening = dataclasses.replace(last, tags=_continued_tags(), continuation_id=given)
     return RunRecord(store, opening, say, is_continued=True, is_offline=True)
+
+
+def arrived_run(store: Store, spool: Spool, request: RunRequest) -> Run | None:
+    """The run of a spool, all of which has arrived just now, if `request` means it; else None.
+
+    Its own command could not say that the run is recorded, so the same command ends it.
+    """
+    opened = spool.records("open")
+    if spool.waiting() or not opened:
+        return None
+    last = _opening_of(opened[-1])
+    return store.get_run(last.run_id) if _is_meant(last, request) else None
+
+
+def _is_meant(opening: Opening, request: RunRequest) -> bool:
+    """Whether `request` means the run that was opened so, should that go on."""
+    return (
+        opening.identity == request.identity()
+        and opening.seeds == request.seeds
+        and request.has_mirrors(opening.mirrors)
+        and not request.fresh
+        and not request.add_seeds
+    )
+
+
+def _opening_of(record: Record) -> Opening:
+    return Opening(**{**record.values, "seeds": tuple(record.values["seeds"])})
 
 
 def is_of(spool: Spool, store: Store) -> bool:
@@ -363,8 +383,7 @@ def unfinished_opening(store: Store, spool: Spool) -> Opening | None:
     ends = [record for record in spool.records("end") if "member" not in record.values]
     if ends and ends[-1].seq > opened[-1].seq and ends[-1].values["tags"].get("is_complete"):
         return None
-    values = opened[-1].values
-    return Opening(**{**values, "seeds": tuple(values["seeds"])})
+    return _opening_of(opened[-1])
 
 
 def _continued_tags() -> dict[str, str]:

@@ -19,6 +19,7 @@ from pose.tracking.deliveries import Deliveries, rename_run
 from pose.tracking.parents import RunRequest, close_dead_runs, find_parent, refuse_living
 from pose.tracking.runs import (
     RunRecord,
+    arrived_run,
     begin_run,
     continue_offline,
     continue_run,
@@ -136,7 +137,7 @@ class Tracker:
 
     def _find_or_begin(self, request: RunRequest) -> RunRecord:
         # What is decided from here on is decided by what is recorded.
-        self.send(request.folder)
+        has_sent = self.send(request.folder) > 0
         given, experiment_id = self._take_given()
         if self._sweep_run_id:
             nested = {registry.SWEEP_TAG: self._sweep_run_id, PARENT_TAG: self._sweep_run_id}
@@ -150,6 +151,8 @@ class Tracker:
         with locked(Path(tempfile.gettempdir()) / name):
             close_dead_runs(self._store, experiment_id)
             parent = find_parent(self._store, experiment_id, request)
+            if parent is None and has_sent:
+                parent = arrived_run(self._store, Spool(request.folder / SPOOL), request)
             if parent is None:
                 return begin_run(self._store, experiment_id, request, given, self._say)
             refuse_living(parent)
