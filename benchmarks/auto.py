@@ -37,6 +37,7 @@ from pose.data.folder import read_dataset
 from pose.metrics import f1_of
 from pose.search.candidates import find_candidates
 from pose.search.fingerprint import take_fingerprint
+from pose.search.progress import SEARCH_SHARE
 
 DATA = ("textures", "digits", "demo")
 TEXTURES_GOAL, TEXTURES_AIM = 0.85, 0.92
@@ -235,7 +236,7 @@ def main() -> None:
             "The score is that of the vote on test images; of textures, these are crops of other "
             "photographs than those that train.",
             f"A candidate has the whole budget ({' '.join(args.budget)}), of which auto spends up "
-            "to 40 % on trying.",
+            f"to {SEARCH_SHARE:.0%} on trying.",
             f"Threads: {torch.get_num_threads()}.",
         ],
     )

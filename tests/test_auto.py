@@ -68,6 +68,15 @@ def test_what_is_given_is_not_varied_and_nothing_is_tried_twice(sides):
     assert [own.name for own in candidates] == ["as it is", "augmentation=pose_unflipped"]
 
 
+def test_flips_that_somebody_thought_of_are_not_doubted(sides, tmp_path):
+    sides(28)
+    folder = tmp_path / "28"
+    (folder / "classes.csv").write_text("label,name,mirror\na,left,b\nb,right,a\n")
+    candidates = find_candidates(take_fingerprint(read_dataset(folder)))
+    assert candidates
+    assert not any("augmentation" in own.name for own in candidates)
+
+
 def test_networks_with_weights_are_tried_where_these_can_be_had(sides, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     # Nobody answers there.

@@ -72,7 +72,7 @@ def _ideas(found: Fingerprint) -> list[tuple[dict[str, Any], str]]:
                 "a plain network, for what is simple",
             )
         )
-        if found.has_mirrors:
+        if found.has_doubtful_flips:
             ideas.append(
                 (
                     {"image_size": sides[0], "augmentation": "pose_unflipped"},

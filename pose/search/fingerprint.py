@@ -2,6 +2,7 @@
 
 import dataclasses
 import statistics
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,7 +32,8 @@ class Fingerprint:
         sides: the least and the greatest of them.
         fine_detail: how much stronger neighbouring pixels differ at the images' own scale than in
             images shrunk to 96 pixels; 1 where they are no larger. What is below 1 is smooth.
-        has_mirrors: whether flipping an image may keep its class.
+        has_doubtful_flips: whether images may be flipped, and no class is said to be the mirror
+            image of another: who wrote that down has thought of flips.
         twins: how many images have a near twin, and how many the largest group of them has; None
             where nobody looked.
     """
@@ -41,7 +43,7 @@ class Fingerprint:
     side: int
     sides: tuple[int, int]
     fine_detail: float
-    has_mirrors: bool
+    has_doubtful_flips: bool
     twins: tuple[int, int] | None = None
 
     def with_twins(self, alike: np.ndarray) -> "Fingerprint":
@@ -94,8 +96,13 @@ def take_fingerprint(dataset: Dataset) -> Fingerprint:
         side=side,
         sides=(min(sides, default=side), max(sides, default=side)),
         fine_detail=_fine_detail(dataset, side),
-        has_mirrors=any(mirror >= 0 for mirror in dataset.classes.mirrors),
+        has_doubtful_flips=_has_doubtful_flips(dataset.classes.mirrors),
     )
+
+
+def _has_doubtful_flips(mirrors: Sequence[int]) -> bool:
+    flipped = [(own, mirror) for own, mirror in enumerate(mirrors) if mirror >= 0]
+    return bool(flipped) and all(own == mirror for own, mirror in flipped)
 
 
 def _side(dataset: Dataset, row: int) -> int | None:
