@@ -13,7 +13,7 @@ from pose.cluster import check_ray, joined
 from pose.config import PredictSetup
 from pose.data.folder import refuse_input
 from pose.data.image_files import find_images
-from pose.data.shards import version_of
+from pose.data.shards import ImageFile, version_of
 from pose.device import pick_device
 from pose.display import Display
 from pose.errors import InputError, first_few, printable
@@ -86,7 +86,7 @@ def _fill(
 
 
 def _batches(
-    setup: PredictSetup, predictor: Predictor, files: dict[str, Path], waiting: Sequence[str]
+    setup: PredictSetup, predictor: Predictor, files: dict[str, ImageFile], waiting: Sequence[str]
 ) -> Iterator[Batch]:
     """What the predictor says of the images that wait, on the engine that `setup` names."""
     threads = setup.threads or torch.get_num_threads()
@@ -126,7 +126,7 @@ def _show_bad(bad: dict[str, str], may_be_left_out: bool, display: Display) -> N
     display.say(f"warning: {len(bad)} unreadable images left out: {named}")
 
 
-def _identity(model: LoadedModel, files: dict[str, Path]) -> str:
+def _identity(model: LoadedModel, files: dict[str, ImageFile]) -> str:
     """Of a model and of files as they are now."""
     digest = hashlib.sha256(model.identity.encode())
     for name, path in files.items():

@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from pose.cluster import in_turn
-from pose.files import read_bytes, reason_of
+from pose.data.shards import ImageFile, absolute_file, read_file
+from pose.files import reason_of
 from pose_models.predictor import BATCH_SIZE, Pixels, Predictor
 
 # Batches that a machine of a cluster works on before it reports.
@@ -30,7 +30,7 @@ class Batch:
 
 
 def predict_here(
-    predictor: Predictor, files: Mapping[str, Path], names: Sequence[str]
+    predictor: Predictor, files: Mapping[str, ImageFile], names: Sequence[str]
 ) -> Iterator[Batch]:
     """Predict the files of `names`, a batch at a time."""
     for batch, pixels in _read_ahead(predictor, files, names):
@@ -41,7 +41,7 @@ def predict_here(
 
 
 def predict_on_cluster(
-    predictor: Predictor, files: Mapping[str, Path], names: Sequence[str], threads: int
+    predictor: Predictor, files: Mapping[str, ImageFile], names: Sequence[str], threads: int
 ) -> Iterator[Batch]:
     """Predict the files of `names` on the cluster that this process is part of.
 
@@ -56,19 +56,19 @@ def predict_on_cluster(
     """
     size = SHARD_BATCHES * BATCH_SIZE
     shards = (names[start : start + size] for start in range(0, len(names), size))
-    arguments = (({name: files[name].absolute() for name in own}, threads) for own in shards)
+    arguments = (({name: absolute_file(files[name]) for name in own}, threads) for own in shards)
     for batches in in_turn(_predict_shard, predictor, arguments, threads):
         yield from batches
 
 
-def _predict_shard(predictor: Predictor, files: dict[str, Path], threads: int) -> list[Batch]:
+def _predict_shard(predictor: Predictor, files: dict[str, ImageFile], threads: int) -> list[Batch]:
     """What a machine of the cluster does."""
     torch.set_num_threads(threads)
     return list(predict_here(predictor, files, list(files)))
 
 
 def _read_ahead(
-    predictor: Predictor, files: Mapping[str, Path], names: Sequence[str]
+    predictor: Predictor, files: Mapping[str, ImageFile], names: Sequence[str]
 ) -> Iterator[tuple[list[str], Pixels]]:
     """Batches of names with their pixels; the next one is read while one is worked on."""
     batches = [list(names[i : i + BATCH_SIZE]) for i in range(0, len(names), BATCH_SIZE)]
@@ -79,7 +79,7 @@ def _read_ahead(
             data.append(b"")
             try:
                 name.encode()  # as the table is going to name it
-                data[row] = read_bytes(files[name])
+                data[row] = read_file(files[name])
             except UnicodeEncodeError:
                 reasons[row] = "a name that is not UTF-8"
             except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -67,6 +68,36 @@ def test_a_folder_becomes_a_table(saved_ensemble, folder, tmp_path):
     assert abs(found[columns].to_numpy() - expected[columns].to_numpy()).max() < 1e-6
     assert list(found["ask"]) == list(expected["ask"])
     assert [path.name for path in tmp_path.iterdir() if path.name[0] == "."] == []
+
+
+def test_tars_in_a_folder_are_read_as_if_they_were_unpacked(saved_ensemble, folder, tmp_path):
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    shutil.copy(folder / "0.jpg", packed)
+    with (
+        tarfile.open(packed / "shard-0.tar", "w") as one,
+        tarfile.open(packed / "shard-1.tar", "w") as other,
+    ):
+        # In no order, and some in each.
+        for number, path in enumerate(sorted(folder.rglob("*.*"), reverse=True)):
+            if path != folder / "0.jpg":
+                (one, other)[number % 2].add(path, str(path.relative_to(folder)))
+    outs = tmp_path / "unpacked.csv", tmp_path / "packed.csv"
+    for images, out in zip((folder, packed), outs, strict=True):
+        display = Said()
+        predict(setup_of(saved_ensemble, images, out, skip_bad_images=True), display)
+        assert display.lines[-2].startswith("left out, since they are no images: notes.txt")
+    assert outs[1].read_bytes() == outs[0].read_bytes()
+    assert len(read(outs[1])) == 60
+    shutil.copy(folder / "more" / "1.jpg", packed / "1.jpg")
+    assert "1.jpg" in find_images(str(packed)).files
+    (packed / "more").mkdir()
+    shutil.copy(folder / "more" / "1.jpg", packed / "more")
+    with pytest.raises(InputError, match=r"every image once.* found 1 more than once: more/1\.jpg"):
+        find_images(str(packed))
+    (packed / "shard-1.tar").write_bytes((packed / "shard-1.tar").read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"shard-1\.tar must be a whole tar file"):
+        find_images(str(packed))
 
 
 def test_tables_patterns_and_parquet(saved_ensemble, folder, tmp_path):

@@ -4,9 +4,11 @@ import collections
 import dataclasses
 import glob
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from pose.data.listing import list_images
+from pose.data.listing import Listing, list_images
+from pose.data.shards import ImageFile
 from pose.data.table import column_of, read_table, shown_cells
 from pose.errors import InputError, first_few, printable
 from pose_models.decode import SUFFIXES
@@ -21,11 +23,12 @@ class FoundImages:
 
     Attributes:
         files: by name, sorted as their source lists them: the path below a folder, a path as a
-            pattern finds it, or a cell of a table. Whether a file can be read is not asked.
+            pattern finds it, or a cell of a table. Whether a file can be read is not asked. The
+            members of tar files in a folder have the names that they would have unpacked there.
         odd: what else lies in a folder, with what it is.
     """
 
-    files: dict[str, Path]
+    files: dict[str, ImageFile]
     odd: tuple[str, ...] = ()
 
 
@@ -38,13 +41,15 @@ def find_images(images: str) -> FoundImages:
             folder.
 
     Raises:
-        InputError: it is none of these, or names no image.
+        InputError: it is none of these, or names no image, or one twice; or a tar file in the
+            folder is not whole.
     """
     place = Path(images)
     odd: tuple[str, ...] = ()
+    found: dict[str, ImageFile]
     if os.path.isdir(place):
-        listing = list_images(place)
-        found, odd = {name: place / name for name in sorted(listing.id_of_name)}, listing.odd
+        listing = list_images(place, opens_tars=True)
+        found, odd = _by_name(listing), listing.odd
     elif os.path.isfile(place) and place.suffix.lower() in (".csv", ".parquet"):
         found = {name: place.parent / name for name in _paths_in(place)}
     elif os.path.isfile(place):
@@ -58,6 +63,23 @@ def find_images(images: str) -> FoundImages:
             f"table of paths, got {printable(images)[:200]!r}, which has none"
         )
     return FoundImages(found, odd)
+
+
+def _by_name(listing: Listing) -> dict[str, ImageFile]:
+    """The files of a folder by their names below it, sorted."""
+    files = [(stem, file) for stem, own in listing.images.items() for file in own]
+    named = [(stem + os.path.splitext(file.name)[1], file) for stem, file in files]
+    twice = _more_than_once([name for name, _ in named])
+    if twice:
+        raise InputError(
+            f"{listing.folder} must have every image once, in a tar file or unpacked, found "
+            f"{len(twice)} more than once: {first_few(twice)}"
+        )
+    return dict(sorted(named, key=lambda item: item[0]))
+
+
+def _more_than_once(names: Iterable[str]) -> list[str]:
+    return [printable(name) for name, times in collections.Counter(names).items() if times > 1]
 
 
 def _paths_in(path: Path) -> list[str]:
@@ -87,7 +109,7 @@ def _checked_names(path: Path, rows: list[list[str]], place: int) -> list[str]:
             f"{shown_cells(short) or 'an empty one'}"
         )
     names = [row[place] for row in rows]
-    twice = [printable(name) for name, times in collections.Counter(names).items() if times > 1]
+    twice = _more_than_once(names)
     if twice:
         raise InputError(
             f"{path} must name every image once, found {len(twice)} more than once: "
