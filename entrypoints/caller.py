@@ -30,11 +30,19 @@ def without_steps_up(path: Path) -> str:
     return short if os.path.realpath(short) == os.path.realpath(path) else str(path)
 
 
-def as_typed_there(text: str) -> str:
+def as_typed_there(text: str, *, is_many: bool = False) -> str:
     """A path or pattern as the user meant it: from their folder, where that has it.
 
     As MLflow takes parameters of the type `path`, which know no `demo` and no `models:/`.
+
+    Args:
+        is_many: it may be several paths, joined by commas.
     """
+    if is_many and "," in text:
+        whole = as_typed_there(text)
+        if whole != text or os.path.lexists(text):
+            return whole
+        return ",".join(as_typed_there(own.strip()) for own in text.split(","))
     place = callers_folder()
     if os.path.isabs(text) or place == Path.cwd():
         return text

@@ -166,7 +166,7 @@ def fields_given(dataclass: type, arguments: dict[str, Any]) -> dict[str, Any]:
         for name, value in given.items():
             meta = fields[name]
             if meta["is_input"] and value is not None and value not in meta["words"]:
-                given[name] = as_typed_there(value)
+                given[name] = as_typed_there(value, is_many=meta["is_many"])
     return given
 
 

@@ -47,7 +47,13 @@ _ALWAYS = object()
 
 
 def setting(
-    default: Any, help: str, *, no_op: Any = _ALWAYS, is_input: bool = False, words: str = ""
+    default: Any,
+    help: str,
+    *,
+    no_op: Any = _ALWAYS,
+    is_input: bool = False,
+    is_many: bool = False,
+    words: str = "",
 ) -> Any:
     """A dataclass field with the help text of its command-line option.
 
@@ -55,9 +61,16 @@ def setting(
         no_op: the value at which the setting does nothing. A recipe's identity leaves it out then,
             so that a new setting does not separate yesterday's unfinished run from its command.
         is_input: it names a file or folder that is read, from where the user is.
+        is_many: it may name several, joined by commas.
         words: what it may say in place of a path.
     """
-    metadata = {"help": help, "no_op": no_op, "is_input": is_input, "words": words.split()}
+    metadata = {
+        "help": help,
+        "no_op": no_op,
+        "is_input": is_input,
+        "is_many": is_many,
+        "words": words.split(),
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -170,10 +183,11 @@ class Recipe:
     )
     exclude: str | None = setting(
         None,
-        "CSV file with a column id, such as label_suspects.csv: images to train and validate "
-        "without",
+        "CSV files with a column id, such as label_suspects.csv, joined by commas: images to train "
+        "and validate without",
         no_op=None,
         is_input=True,
+        is_many=True,
     )
     exclude_sha256: str | None = setting(
         None, "what the SHA-256 of its sorted ids must be; default: whatever it is", no_op=None

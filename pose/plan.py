@@ -14,7 +14,7 @@ import torch
 from pose.cluster import check_ray
 from pose.config import Recipe, Setup
 from pose.data.cache import cache_root_of
-from pose.data.exclusion import digest_of_ids, read_excluded
+from pose.data.exclusion import digest_of_ids, read_all_excluded, tables_of
 from pose.data.folder import Dataset, read_dataset
 from pose.data.source import locate_dataset
 from pose.data.split import num_twins, split_rows, unvalidated_classes
@@ -262,9 +262,10 @@ def _with_exclusion(recipe: Recipe, folder: Path) -> Recipe:
     Raises:
         InputError: that cannot be read, would not stay where it is, or is not what was meant.
     """
-    path = Path(recipe.exclude or "").expanduser()
-    _check_outside("exclude", path, folder)
-    digest = digest_of_ids(read_excluded(path))
+    assert recipe.exclude is not None
+    for path in tables_of(recipe.exclude):
+        _check_outside("exclude", path, folder)
+    digest = digest_of_ids(read_all_excluded(recipe.exclude))
     if recipe.exclude_sha256 not in (None, digest):
         raise InputError(
             f"exclude_sha256 must be that of the ids in exclude, {digest}, "

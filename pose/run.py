@@ -194,7 +194,7 @@ def _say_returned(
         display.say(
             f"warning: {len(returned)} images that run {run_id} left out are used again, since "
             f"exclude no longer names them: {first_few(map(printable, sorted(returned)))}; to "
-            f"leave out both, join its {EXCLUDED} and this table"
+            f"leave out both, give its {EXCLUDED} as well, behind a comma"
         )
 
 

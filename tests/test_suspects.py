@@ -12,6 +12,7 @@ import pytest
 from said import Said
 from stripes import draw_stripes
 
+from entrypoints import caller
 from pose.config import Recipe, Setup
 from pose.data.exclusion import digest_of_ids, ids_csv, match_excluded, read_excluded
 from pose.data.folder import read_dataset
@@ -106,7 +107,7 @@ def write_table(folder: Path, text: str) -> Path:
 def test_other_columns_order_and_names_of_files_make_no_difference(tmp_path):
     known = {"1", "2", "x/3"}
     path = write_table(tmp_path, "Label,ID\ndog,x/3\ncat,1.jpg\n")
-    assert match_excluded(path, None, known) == ("1", "x/3")
+    assert match_excluded(str(path), None, known) == ("1", "x/3")
     assert read_excluded(write_table(tmp_path, ids_csv(["2", "a,b"]))) == ("2", "a,b")
     assert digest_of_ids(["1", "2"]) == digest_of_ids(["2", "1"]) != digest_of_ids(["12"])
 
@@ -129,8 +130,39 @@ def test_other_columns_order_and_names_of_files_make_no_difference(tmp_path):
 def test_a_table_that_cannot_be_used_is_refused_in_one_line(tmp_path, text, message):
     path = write_table(tmp_path, text)
     with pytest.raises(InputError, match=re.escape(message.format(path))) as caught:
-        match_excluded(path, None, {"1", "2"})
+        match_excluded(str(path), None, {"1", "2"})
     assert "\n" not in str(caught.value)
+
+
+def test_several_tables_exclude_what_any_of_them_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = {"1", "2", "3", "4"}
+    for name, text in {"a.csv": "id\n1\n2\n", "b.csv": "label,id\na,2.jpg\nb,3\n"}.items():
+        (tmp_path / name).write_text(text)
+    assert match_excluded("a.csv, b.csv", None, known) == ("1", "2", "3")
+    (tmp_path / "c.csv").write_text("id\n3\n1\n")
+    digest = digest_of_ids(["1", "2", "3"])
+    assert match_excluded("a.csv,c.csv", digest, known) == ("1", "2", "3")
+    given = {"model": "simple_cnn", "exclude": "a.csv,c.csv"}
+    plan = make_plan(resolve_run(None, None, given), Setup(device="cpu"))
+    assert plan.recipe.exclude_sha256 == digest
+    with pytest.raises(InputError, match="none.csv must be a CSV file that can be read"):
+        match_excluded("a.csv,none.csv", None, known)
+    with pytest.raises(InputError, match="joined by commas, got an empty name in 'a.csv,'"):
+        match_excluded("a.csv,", None, known)
+    # A comma may be in the name of one.
+    (tmp_path / "a.csv,c.csv").write_text("id\n4\n")
+    assert match_excluded("a.csv,c.csv", None, known) == ("4",)
+
+
+def test_paths_joined_by_commas_are_meant_from_where_the_user_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(caller, "callers_folder", lambda: tmp_path)
+    (tmp_path / "a.csv").touch()
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "b.csv").touch()
+    found = caller.as_typed_there("a.csv,d/b.csv,/c.csv,none.csv", is_many=True)
+    assert found == f"{tmp_path}/a.csv,{tmp_path}/d/b.csv,/c.csv,none.csv"
+    assert caller.as_typed_there("a.csv,none.csv") == "a.csv,none.csv"
 
 
 def test_a_table_that_is_not_there_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -42,27 +43,61 @@ def read_excluded(path: Path) -> tuple[str, ...]:
     return tuple(ids)
 
 
+def tables_of(exclude: str) -> tuple[Path, ...]:
+    """The tables that the setting names: a file, or several with commas between them.
+
+    Raises:
+        InputError: there is nothing between two commas.
+    """
+    whole = Path(exclude).expanduser()
+    if os.path.lexists(whole) or "," not in exclude:
+        return (whole,)
+    names = [text.strip() for text in exclude.split(",")]
+    if not all(names):
+        raise InputError(
+            f"exclude must be CSV files joined by commas, got an empty name in {exclude!r}"
+        )
+    return tuple(Path(name).expanduser() for name in names)
+
+
+def read_all_excluded(exclude: str) -> tuple[str, ...]:
+    """The ids that any of the tables names, as they stand there.
+
+    Raises:
+        InputError: one of the tables cannot be used.
+    """
+    ids = (own for path in tables_of(exclude) for own in read_excluded(path))
+    return tuple(dict.fromkeys(ids))
+
+
 def digest_of_ids(ids: Iterable[str]) -> str:
     """SHA-256 of the sorted ids."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
 
 
-def match_excluded(path: Path, sha256: str | None, known: Collection[str]) -> tuple[str, ...]:
-    """Those of the `known` ids that a table of ids means, sorted; names of files are ids as well.
+def match_excluded(exclude: str, sha256: str | None, known: Collection[str]) -> tuple[str, ...]:
+    """Those of the `known` ids that tables of ids mean, sorted; names of files are ids as well.
 
     Args:
+        exclude: one table or several, as in the setting.
         sha256: what `digest_of_ids` must be; None: whatever it is.
         known: ids of the labelled images.
 
     Raises:
-        InputError: the table cannot be used, is not the one that was meant, or names others.
+        InputError: a table cannot be used, is not the one that was meant, or names others.
     """
-    texts = read_excluded(path)
+    texts = read_all_excluded(exclude)
     if sha256 not in (None, digest_of_ids(texts)):
         raise InputError(
-            f"exclude must name the ids whose SHA-256 is {str(sha256)[:12]}, found others in {path}"
-            f" ({digest_of_ids(texts)[:12]}): was it changed since the run began?"
+            f"exclude must name the ids whose SHA-256 is {str(sha256)[:12]}, found others in "
+            f"{exclude} ({digest_of_ids(texts)[:12]}): was it changed since the run began?"
         )
+    found = [_match_table(path, known) for path in tables_of(exclude)]
+    return tuple(sorted(set().union(*found)))
+
+
+def _match_table(path: Path, known: Collection[str]) -> list[str]:
+    texts = read_excluded(path)
     ids = [text if text in known else match_id(text, None) for text in texts]
     strange = [text for text, own in zip(texts, ids, strict=True) if own not in known]
     if strange:
@@ -71,7 +106,7 @@ def match_excluded(path: Path, sha256: str | None, known: Collection[str]) -> tu
             f"that are none: {first_few(map(printable, strange))}"
         )
     _refuse_twice(ids, path)
-    return tuple(sorted(ids))
+    return ids
 
 
 def ids_csv(ids: Iterable[str]) -> str:

@@ -91,8 +91,7 @@ def excluded_ids(recipe: Recipe, dataset: Dataset) -> tuple[str, ...]:
     """
     if recipe.exclude is None:
         return ()
-    path = Path(recipe.exclude).expanduser()
-    return match_excluded(path, recipe.exclude_sha256, frozenset(dataset.ids))
+    return match_excluded(recipe.exclude, recipe.exclude_sha256, frozenset(dataset.ids))
 
 
 def training_data(

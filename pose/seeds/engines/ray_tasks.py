@@ -11,6 +11,7 @@ import torch
 
 from pose.cluster import MAX_RETRIES, lack_of_room
 from pose.config import Recipe
+from pose.data.exclusion import tables_of
 from pose.data.loaded import LoadedData
 from pose.device import describe, pick_device, pick_precision
 from pose.display import Display
@@ -226,10 +227,10 @@ def _send(connection: Connection, what: object) -> None:
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe for another working folder; where its files lie is not part of its identity."""
     changes: dict[str, Any] = {}
-    for name in ("weights", "exclude"):
-        value = getattr(recipe, name)
-        if value is not None and not value.startswith("models:/"):
-            changes[name] = str(Path(value).expanduser().absolute())
+    if recipe.weights is not None and not recipe.weights.startswith("models:/"):
+        changes["weights"] = str(Path(recipe.weights).expanduser().absolute())
+    if recipe.exclude is not None:
+        changes["exclude"] = ",".join(str(path.absolute()) for path in tables_of(recipe.exclude))
     return dataclasses.replace(recipe, **changes) if changes else recipe
 
 
