@@ -30,6 +30,7 @@ class Project:
             else:
                 shutil.copy(ROOT / part, folder)
         self.store = f"sqlite:///{folder / 'mlflow.db'}"
+        self._started: list[subprocess.Popen[str]] = []
 
     @classmethod
     def at(cls, folder: Path) -> "Project":
@@ -37,6 +38,7 @@ class Project:
         project = cls.__new__(cls)
         project.folder = folder
         project.store = f"sqlite:///{folder / 'mlflow.db'}"
+        project._started = []
         return project
 
     def environment(self) -> dict[str, str]:
@@ -48,7 +50,7 @@ class Project:
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
         """Start a command in the project's folder, with `environment` besides."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             cwd=self.folder,
             env={**self.environment(), **environment},
@@ -56,6 +58,15 @@ class Project:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(process)
+        return process
+
+    def end_all(self) -> None:
+        """Kill what a failed test has left at work."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     def run(self, *command: str, code: int = 0, **environment: str) -> str:
         """Run a command to its end; its standard output."""

@@ -1,6 +1,7 @@
 """What is recorded while the tracking store is away, and a server that goes and comes."""
 
 import dataclasses
+import json
 import os
 import sys
 import time
@@ -194,6 +195,29 @@ def test_a_server_that_goes_away_and_comes_back_loses_nothing(tmp_path, stripes,
         ours = torch.load(plan.folder / f"seed_{seed}" / seed_folder.WEIGHTS, weights_only=True)
         theirs = undisturbed_weights(plan, seed, tmp_path / "undisturbed")
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
+def test_a_run_whose_end_arrives_late_is_finished_by_the_same_command(tmp_path, stripes):
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    plan = plan_in(tmp_path / "outputs", stripes)
+    first = train_run(plan, Tracker(folder=plan.folder), NoDisplay(), lambda: None)
+    # As if the store had refused it: no line says that the end was delivered.
+    path = plan.folder / SPOOL
+    end = Spool(path).records("end")[-1]
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(x for x in lines if json.loads(x).get("delivered") != end.seq))
+
+    said = Watching()
+    again = train_run(plan, Tracker(folder=plan.folder, say=said.say), said, lambda: None)
+    assert again.run_id == first.run_id
+    assert f"sent to MLflow: 1 records that waited in {path}" in said.lines
+    assert sum("finished before" in line for line in said.lines) == 2
+    run = mlflow.get_run(first.run_id)
+    assert (run.info.status, run.data.tags["is_complete"]) == ("FINISHED", "true")
+    # What is recorded whole is trained anew.
+    anew = train_run(plan, Tracker(folder=plan.folder), NoDisplay(), lambda: None)
+    assert anew.run_id != first.run_id
 
 
 # The machine's load

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,11 +58,12 @@ def undisturbed(tmp_path_factory, data) -> Project:
 
 
 @pytest.fixture
-def project(tmp_path, server) -> Project:
+def project(tmp_path, server) -> Iterator[Project]:
     """A project that records on the server."""
     made = Project(tmp_path / "pose")
     made.store = server.uri
-    return made
+    yield made
+    made.end_all()
 
 
 def start(project, data, **changes) -> subprocess.Popen:
