@@ -370,6 +370,9 @@ def test_excels_line_about_the_separator_is_no_row(tmp_path):
         (("a_b", "a b"), "'a b' and 'a_b'"),
         (("01", "1"), "'01' and '1'"),
         (("-1", "\u22121"), "'-1' and '\u22121' (\\u22121)"),
+        (("1/2", "\u00bd"), "'1/2' and '\u00bd' (\\xbd)"),
+        (("a/b", "a\uff0fb"), "'a/b' and 'a\uff0fb' (a\\uff0fb)"),
+        (("1/2", "1\u22152"), "'1/2' and '1\u22152' (1\\u22152)"),
     ],
 )
 def test_labels_that_look_alike_are_shown(tmp_path, labels, shown):

@@ -1,11 +1,16 @@
 """Which run a command goes on with."""
 
+import dataclasses
+import time
+
 import mlflow
 import pytest
 
 from pose.data.classes import ClassList
 from pose.tracking.parents import RunRequest, find_parent, unlike_text
+from pose.tracking.runs import begin_run
 from pose.tracking.store import Store, connect
+from pose.tracking.tags import begun_of
 
 OWN = ClassList(("a", "b"), ("a", "b"), (0, 1))
 SWAPPED = ClassList(("a", "b"), ("a", "b"), (1, 0))
@@ -45,6 +50,36 @@ def test_a_run_goes_on_with_the_mirrors_that_it_began_with(store, tmp_path):
     # Runs from before 0.2 have not recorded theirs.
     store.client.delete_tag(began.info.run_id, "mirrors_digest")
     assert find_parent(store, "0", changed) is not None
+
+
+def begin(store, request, monkeypatch, at: float, *, is_complete: bool) -> str:
+    """A run that begins when the clock says `at`; its id."""
+    monkeypatch.setattr(time, "time", lambda: at)
+    run_id = begin_run(store, "0", request, None, lambda text: None).run_id
+    store.set_tags(run_id, {"is_complete": str(is_complete).lower()})
+    return run_id
+
+
+def test_the_newest_run_is_the_one_that_began_last_whatever_the_clock_says(
+    store, tmp_path, monkeypatch
+):
+    request = request_of(tmp_path, OWN)
+    now = time.time()
+    old = store.client.create_run(
+        "0", start_time=int(now * 1000) + 5000, tags={**request.identity(), "kind": "train"}
+    )
+    store.set_tags(old.info.run_id, {"is_complete": "true", "seeds": "1,2"})
+    # As it was in a version without the tag; the clock has gone back by days since.
+    first = begin(store, request, monkeypatch, now - 100_000, is_complete=True)
+    assert find_parent(store, "0", request) is None
+    second = begin(store, request, monkeypatch, now - 200_000, is_complete=False)
+    assert find_parent(store, "0", request).info.run_id == second
+    other = dataclasses.replace(request, recipe_digest="ef")
+    assert unlike_text(store, "0", other).startswith(second)
+    store.set_tags(second, {"is_complete": "true"})
+    assert find_parent(store, "0", request) is None
+    begun = [begun_of(store.client.get_run(own)) for own in (old.info.run_id, first, second)]
+    assert begun == sorted(set(begun))
 
 
 def test_names_are_no_part_of_what_a_flip_does():

@@ -17,6 +17,8 @@ from pose_models.decode import HEIC_SUFFIXES, SUFFIXES
 _TWINS = str.maketrans("АВСЕНКМОРТХУаеорсухіΑΒΕΖΗΙΚΜΝΟΡΤΥΧο", "ABCEHKMOPTXYaeopcyxiABEZHIKMNOPTYXo")
 # A minus and dashes that word processors write instead of the one on the keyboard.
 _DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"))
+# Strokes between numbers: what NFKC makes of a fraction such as ½ has the first.
+_SLASHES = str.maketrans(dict.fromkeys("\u2044\u2215\u29f8", "/"))
 # Characters of a label in a file of its own: a larger file is something else.
 MAX_LABEL = 200
 # What pandas reads as a missing value, and writes where somebody made it a text.
@@ -205,6 +207,7 @@ def _look(label: str) -> str:
         .strip()
         .translate(_TWINS)
         .translate(_DASHES)
+        .translate(_SLASHES)
         .casefold()
     )
     if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", text):

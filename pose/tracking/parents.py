@@ -1,6 +1,7 @@
 """Which run a command means: its unfinished one, one to add seeds to, or a new one."""
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pose.errors import InputError
 from pose.results import FINISHED_REASONS
 from pose.tracking import registry
 from pose.tracking.store import PARENT_TAG, Store, is_dead, process_tags
-from pose.tracking.tags import seeds_of, silence_of
+from pose.tracking.tags import BEGUN_TAG, begun_of, seeds_of, silence_of
 
 # After so much silence a run of another machine counts as dead.
 SILENCE_SECONDS = 600
@@ -82,6 +83,7 @@ def find_parent(store: Store, experiment_id: str, request: RunRequest) -> Run | 
         f"tags.kind = '{request.kind}' and {wanted}",
         order_by=["attributes.start_time DESC"],
     )
+    found = sorted(found, key=begun_of, reverse=True)
     found = [run for run in found if request.has_mirrors(run.data.tags.get(MIRRORS_TAG))]
     if request.add_seeds:
         return _find_grown(found, request)
@@ -136,6 +138,18 @@ def refuse_living(parent: Run) -> None:
         )
 
 
+def next_begun(store: Store, experiment_id: str) -> int:
+    """What `begun_of` is to be of a run that begins now: later than of any other."""
+    latest = int(time.time() * 1000)
+    # MLflow sorts tags as texts; times of these centuries have one length.
+    for order in (f"tags.{BEGUN_TAG} DESC", "attributes.start_time DESC"):
+        newest = store.client.search_runs(
+            [experiment_id], "tags.recipe_digest != ''", order_by=[order], max_results=1
+        )
+        latest = max([latest, *(begun_of(run) + 1 for run in newest)])
+    return latest
+
+
 def unlike_text(store: Store, experiment_id: str, request: RunRequest) -> str:
     """How the newest run of this name differs, if it is unfinished.
 
@@ -145,11 +159,10 @@ def unlike_text(store: Store, experiment_id: str, request: RunRequest) -> str:
         [experiment_id],
         f"tags.kind = '{request.kind}' and tags.run = '{request.name}'",
         order_by=["attributes.start_time DESC"],
-        max_results=1,
     )
-    if not found or registry.is_complete(found[0]):
+    other = max(found, key=begun_of, default=None)
+    if other is None or registry.is_complete(other):
         return ""
-    other = found[0]
     differences = []
     if other.data.tags.get("dataset_digest") != request.dataset_digest:
         differences.append("data")

@@ -16,7 +16,7 @@ from pose.errors import InputError, known, one_line
 from pose.member_key import MemberKey
 from pose.seeds import folder as seed_folder
 from pose.tracking.store import PARENT_TAG, Store, StoreError, store_errors
-from pose.tracking.tags import folds_of, member_key, seeds_of
+from pose.tracking.tags import begun_of, folds_of, member_key, seeds_of
 
 MODEL_NAME = "pose"
 # On runs: the registered model that their members are versions of; older ones lack it.
@@ -108,7 +108,7 @@ def newest_run_name(store: Store, registry_name: str = MODEL_NAME) -> str:
             f"run must be trained before it can vote, found no finished one below {registry_name} "
             "in this tracking store: mlflow run . -e train -P run=demo -P dataset=demo trains one"
         )
-    return max(finished, key=lambda run: run.info.start_time).data.tags["run"]
+    return max(finished, key=begun_of).data.tags["run"]
 
 
 def find_members(
@@ -156,7 +156,7 @@ def find_members(
                 "continue it with the same train command, or vote with what there is: "
                 "--allow-missing"
             )
-        parent_run_id = max(candidates, key=lambda found: found.info.start_time).info.run_id
+        parent_run_id = max(candidates, key=begun_of).info.run_id
     left_out: dict[str, set[MemberKey]] = {}
     for found in versions:
         parent = found.tags["parent_run_id"]

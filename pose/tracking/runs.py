@@ -17,7 +17,7 @@ from pose.seeds.job import SeedJob
 from pose.tracking import pages, registry
 from pose.tracking.courier import Courier
 from pose.tracking.deliveries import Deliveries, end_run, rename_run, reopen
-from pose.tracking.parents import MIRRORS_TAG, RunRequest, unlike_text
+from pose.tracking.parents import MIRRORS_TAG, RunRequest, next_begun, unlike_text
 from pose.tracking.seeds import (
     DataRecord,
     SeedRecord,
@@ -27,7 +27,7 @@ from pose.tracking.seeds import (
 )
 from pose.tracking.spool import SPOOL, Record, Spool, digests
 from pose.tracking.store import PARENT_TAG, Store, StoreError, process_tags, shown_uri
-from pose.tracking.tags import seeds_of
+from pose.tracking.tags import BEGUN_TAG, seeds_of
 
 # How long a command that was asked to stop waits for what it has still to record.
 STOPPING_SECONDS = 7
@@ -262,6 +262,7 @@ def begin_run(
         "kind": request.kind,
         "is_complete": "false",
         "heartbeat": str(int(time.time())),
+        BEGUN_TAG: str(next_begun(store, experiment_id)),
         "folder": str(request.folder.absolute()),
     }
     if given is None:

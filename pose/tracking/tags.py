@@ -15,6 +15,9 @@ from pose.member_key import MemberKey
 
 Value = TypeVar("Value")
 
+# On parents: what `begun_of` reads.
+BEGUN_TAG = "begun"
+
 
 def member_key(found: Run | ModelVersion) -> MemberKey:
     """Which member a run or a version is of.
@@ -63,6 +66,15 @@ def silence_of(run: Run) -> float:
     )
     # Another machine's clock may be ahead of this one's.
     return max(0.0, time.time() - heard)
+
+
+def begun_of(run: Run) -> int:
+    """When a run was begun, in milliseconds since 1970, by a clock that never goes back.
+
+    A run's own start is the machine's clock, which may have been set back since another began.
+    """
+    text = run.data.tags.get(BEGUN_TAG, "")
+    return int(text) if text.isdecimal() else int(run.info.start_time)
 
 
 def _tags(found: Run | ModelVersion) -> dict[str, str]:
