@@ -49,6 +49,13 @@ def test_a_round_lasts_no_longer_side_by_side():
     assert seconds_of_each(10.0, 5, 5) == 50
 
 
+def test_without_ray_a_plan_is_refused_before_it_looks_at_anything(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    setup = Setup(engine="ray", dataset="nowhere")
+    with pytest.raises(InputError, match=r"not installed: pip install -r requirements-ray\.txt"):
+        Auto(resolve_auto(None, GIVEN), tuple(GIVEN), setup, NoDisplay(), lambda: None)
+
+
 class Said(NoDisplay):
     """A display that remembers the trials that are over."""
 

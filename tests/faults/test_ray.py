@@ -1,13 +1,22 @@
-"""Members on a Ray cluster: nodes that are killed, every way to stop, and what is left behind."""
+"""Members and trials on a Ray cluster: killed nodes, every way to stop, and what is left behind."""
 
 import os
 import signal
 import time
 from pathlib import Path
 
+import mlflow
 import pytest
 from project import PATIENCE, Project
 from undisturbed import SMALL, assert_same
+
+from pose.auto import Auto
+from pose.config import Setup
+from pose.display import NoDisplay
+from pose.named_runs import resolve_auto
+from pose.search import progress as progress_file
+from pose.search.progress import read_progress
+from pose.tracking import Tracker
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is an extra")
 pytestmark = pytest.mark.usefixtures("all_memory")
@@ -71,6 +80,36 @@ def test_a_node_that_dies_costs_nothing(project, here, data, cluster):
     assert "continued after epoch" in out
     assert "Traceback" not in err
     assert_same(project, here, 1, 2, 3)
+
+
+def test_a_node_that_dies_among_trials_costs_no_trial(tmp_path, monkeypatch, data, cluster):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(progress_file, "SEARCH_SHARE", 0.1)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    given = {"model": "simple_cnn", "budget": "10m"}
+    setup = Setup(dataset=str(data), cache_root="cache", engine="ray", device="cpu", threads=1)
+
+    class Breaking(NoDisplay):
+        """A display that takes a node away when the first trial is over."""
+
+        def __init__(self) -> None:
+            self.trials: list[str] = []
+
+        def say(self, text: str) -> None:
+            if text.startswith("round_"):
+                self.trials.append(text.partition(":")[0])
+            if len(self.trials) == 1 and len(cluster.list_all_nodes()) == 2:
+                cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+
+    display = Breaking()
+    plan = Auto(resolve_auto(None, given), tuple(given), setup, display, lambda: None)
+    chosen = plan.choose(Tracker())
+    progress = read_progress(tmp_path / "outputs" / "auto_plan" / "plan.json")
+    (first, _), *_ = progress.rounds
+    assert len(cluster.list_all_nodes()) == 1
+    assert set(progress.scores(0)) == set(range(first))
+    assert len(set(display.trials)) == len(display.trials) == len(progress.trials)
+    assert (progress.at_once, chosen.stop_reason) == (1, None)
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, "stop.txt"])
