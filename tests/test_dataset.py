@@ -383,6 +383,27 @@ def test_labels_that_look_alike_are_shown(tmp_path, labels, shown):
     assert len(dataset.classes) == 3
 
 
+@pytest.mark.parametrize(
+    ("sample", "shown"),
+    [
+        ("id,label\nzzz,a\n", "found 1 missing (9), 1 without an image (zzz)"),
+        ("id,label\n9,a\n9,b\n", "found 1 twice (9)"),
+        ("id;label\n9;a\n", "must have commas between its columns"),
+        (b"\xff\xfe\0", "found UTF-16"),
+    ],
+)
+def test_a_sample_that_votes_will_refuse_is_named_before_anything_is_trained(
+    tmp_path, sample, shown
+):
+    folder = write_folder(tmp_path, "id,label\n1,a\n2,b\n", jpgs(1, 2), jpgs(9))
+    path = folder / "sample_submission.csv"
+    path.write_bytes(sample.encode() if isinstance(sample, str) else sample)
+    (item,) = items_of(read_dataset(folder), "forms of predictions.csv that cannot be used")
+    assert shown in item and item.startswith("sample_submission.csv ")
+    path.write_text("id,label\n9,a\n")
+    assert not [own for own in read_dataset(folder).problems if own.what.startswith("forms")]
+
+
 def test_labels_that_differ_do_not_look_alike():
     assert look_alikes(["0", "1", "10", "-1", "a", "b", "left", "right", "1.5", "15"]) == []
 

@@ -124,7 +124,8 @@ def _read_rows(path: Path) -> tuple[tuple[str, ...], dict[str, dict[str, str]]]:
     places = {name: column_of(path, header, name) for name in COLUMNS}
     if places["label"] is None:
         raise InputError(
-            f"{path} must have the columns label,name,mirror, found {shown_cells(header)}"
+            f"{path} must have the columns label,name,mirror, found "
+            f"{shown_cells(header) if table else 'no rows'}"
         )
     rows: dict[str, dict[str, str]] = {}
     for row in table[1:]:

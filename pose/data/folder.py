@@ -36,6 +36,7 @@ from pose.data.labels import (
 from pose.data.listing import Listing, list_images, list_tars, misnamed
 from pose.data.problem import Problem
 from pose.data.shards import TAR_SUFFIX, ImageFile, TarMember, read_file
+from pose.data.submission import SAMPLE_FILE, submission_problem
 from pose.errors import InputError, first_few, printable
 from pose.files import reason_of
 from pose_models.decode import SUFFIXES, BadImageError, orientation_of, read_image
@@ -45,7 +46,7 @@ CLASSES_FILE = "classes.csv"
 IMAGE_FOLDERS = ("train_images", "test_images")
 # What an output must not replace.
 INPUT_FILES = (
-    LABELS_FILE, CLASSES_FILE, GROUPS_FILE, "sample_submission.csv", "test_solution.csv",
+    LABELS_FILE, CLASSES_FILE, GROUPS_FILE, SAMPLE_FILE, "test_solution.csv",
 )  # fmt: skip
 
 
@@ -315,6 +316,7 @@ def read_dataset(folder: Path) -> Dataset:
             "test ids with more than one image file", "keep one of each", ambiguous_tests, True
         ),
         *_odd_files(test_listing, "not predicted"),
+        *submission_problem(folder, tuple(tests), test_listing),
     )
     if not rows.is_contradictory and len(classes) < 2:
         raise InputError(

@@ -9,11 +9,12 @@ import csv
 import dataclasses
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pose.data.labels import match_id
-from pose.data.listing import list_images
+from pose.data.listing import Listing, list_images
+from pose.data.problem import Problem
 from pose.data.table import TableRow, column_of, read_table, shown_cells
 from pose.errors import InputError, first_few, printable
 
@@ -57,11 +58,35 @@ class Submission:
         return text.getvalue()
 
 
-def read_submission(folder: Path, test_ids: Sequence[str]) -> Submission:
+def submission_problem(
+    folder: Path, test_ids: Sequence[str], images: Listing | None
+) -> Iterator[Problem]:
+    """What a vote will refuse in `sample_submission.csv`, if there is anything.
+
+    Args:
+        images: the listing of the test images; None: there are none, and no vote.
+    """
+    if images is None or not test_ids:
+        return
+    try:
+        read_submission(folder, test_ids, images)
+    except InputError as error:
+        reason = str(error).replace(f"{folder}/", "")
+        yield Problem(
+            what="forms of predictions.csv that cannot be used",
+            consequence="votes refuse it",
+            items=(reason,),
+        )
+
+
+def read_submission(
+    folder: Path, test_ids: Sequence[str], images: Listing | None = None
+) -> Submission:
     """The form that `sample_submission.csv` of a data folder asks for, or `id,label`.
 
     Args:
         test_ids: of the images to predict, sorted.
+        images: their listing, where there is one already.
 
     Raises:
         InputError: the file cannot be read, or its ids are not those of the test images.
@@ -74,7 +99,7 @@ def read_submission(folder: Path, test_ids: Sequence[str]) -> Submission:
     if wrong is not None or not rows:
         found = "no rows" if wrong is None else f"row {wrong.number}: {shown_cells(wrong.cells)}"
         raise InputError(f"{path} must have two columns, an id and a label, found {found}")
-    images = list_images(folder / "test_images", opens_tars=True)
+    images = images or list_images(folder / "test_images", opens_tars=True)
     is_headless = match_id(rows[0].cells[0], images) in images.images
     header = None if is_headless else (rows[0].cells[0], rows[0].cells[1])
     id_column = (column_of(path, header, "id") or 0) if header else 0
