@@ -123,6 +123,8 @@ class Attempt(Project):
         if command[0] == sys.executable and not is_real:
             uri = {"MLFLOW_TRACKING_URI": self.store, **env}
             path = self.folder / log
+            # The fork may be later than whoever reads it.
+            path.touch()
             return Forked(command[2:], self.folder, self.environment(**uri), path, arm)
         with open(self.folder / log, "w", encoding="utf-8") as handle:
             return subprocess.Popen(
