@@ -350,7 +350,10 @@ class _Trying:
             going = list(survivors(progress.scores(number), len(going)))
         num_members = len(self.recipes[0].members(self.recipes[0].seeds))
         progress = dataclasses.replace(progress, at_once=num_at_once(self.setup, num_members))
-        return self.file.finish(progress, going[0]), None
+        progress = self.file.finish(progress, going[0])
+        for line in self.file.lines(progress):
+            self.display.say(line)
+        return progress, None
 
     def _try(
         self, going: Sequence[int], number: int, seconds: float, progress: Progress

@@ -18,13 +18,14 @@ from pose.display import NoDisplay
 from pose.errors import InputError
 from pose.member_key import MemberKey
 from pose.named_runs import resolve_auto, resolve_run
+from pose.records import record_text
 from pose.results import AutoTrial
 from pose.search import progress as progress_file
 from pose.search.candidates import find_candidates
 from pose.search.fingerprint import take_fingerprint
 from pose.search.halving import plan_rounds, survivors
 from pose.search.pretrained import available, names_for
-from pose.search.progress import read_progress
+from pose.search.progress import Progress, ProgressFile, read_progress
 from pose.search.trial import rows_to_try
 from pose.tracking import Tracker
 
@@ -207,6 +208,38 @@ def test_a_late_plan_decides_by_the_rounds_that_it_had(tmp_path, monkeypatch, st
     assert len(progress.rounds) > 1
     assert {own.round for own in progress.trials} == {0}
     assert progress.scores(0)[progress.chosen] == max(progress.scores(0).values())
+
+
+def test_a_plan_that_many_stops_made_late_still_trains(tmp_path, monkeypatch, stripes):
+    monkeypatch.setattr(progress_file, "SEARCH_SHARE", 0.02)
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    setup = Setup(dataset=str(stripes), cache_root=str(tmp_path / "cache"))
+    said: list[str] = []
+
+    class Display(NoDisplay):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    def plan(stop):
+        return Auto(resolve_auto(None, GIVEN), tuple(GIVEN), setup, Display(), stop)
+
+    plan(lambda: "signal" if said and said[-1].startswith("round_") else None).choose(Tracker())
+    path = tmp_path / "outputs" / "auto_plan" / "plan.json"
+    stopped = read_progress(path)
+    assert stopped.trials
+    path.write_text(record_text(dataclasses.replace(stopped, seconds=299.0), progress_file.FORMAT))
+    chosen = plan(lambda: None).choose(Tracker())
+    assert chosen.run.recipe.budget == "5s"
+    (warning,) = [line for line in said if line.startswith("warning: ")]
+    assert "s went into trying and into starting again; the members have 5 s" in warning
+
+
+def test_decoding_that_takes_the_whole_budget_is_one_line_and_leaves_nothing(tmp_path):
+    file = ProgressFile(tmp_path / "plan.json", 120.0, 10.0)
+    with pytest.raises(InputError, match=r"budget must leave 10 s for .* found 9 s left of 120"):
+        file.begin(Progress(identity="own", run_id="1", seconds=111.0), 4)
+    assert not file.path.exists()
 
 
 def test_a_single_candidate_is_not_tried_and_has_all_its_seeds(tmp_path, monkeypatch, stripes):

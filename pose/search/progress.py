@@ -106,9 +106,22 @@ class ProgressFile:
         return progress
 
     def begin(self, progress: Progress, num_candidates: int) -> Progress:
-        """The rounds, which fill the part of the budget that is for trying."""
+        """The rounds, which fill the part of the budget that is for trying.
+
+        Raises:
+            InputError: decoding has left too little for the members.
+        """
         if progress.rounds:
             return progress
+        left = self.budget - progress.seconds - (time.monotonic() - self._started)
+        if left < self._least:
+            # Nothing is kept of it: what is decoded is, and the same command has the time then.
+            self.path.unlink(missing_ok=True)
+            raise InputError(
+                f"budget must leave {self._least:.0f} s for the members after decoding, found "
+                f"{max(left, 0):.0f} s left of {self.budget:.0f}: give more, or repeat the "
+                "command, which finds the images decoded"
+            )
         progress = self.save(progress)
         left = SEARCH_SHARE * self.budget - progress.seconds
         rounds = plan_rounds(num_candidates, max(left, 0.0))
@@ -123,16 +136,21 @@ class ProgressFile:
         return progress.seconds >= SEARCH_SHARE * self.budget
 
     def finish(self, progress: Progress, chosen: int) -> Progress:
-        """The winner, and what time it has.
+        """The winner, and what time it has: never less than its members must have.
 
-        Raises:
-            InputError: too little is left for its members.
+        Starting again and again after stops takes time as well.
         """
         progress = self.save(progress)
-        rest = self.budget - progress.seconds
-        if rest < self._least:
-            raise InputError(
-                f"budget must leave {self._least:.0f} s for the members after decoding and trying, "
-                f"found {rest:.0f} s left of {self.budget:.0f}: give more"
-            )
+        rest = max(self.budget - progress.seconds, self._least)
         return self.save(dataclasses.replace(progress, chosen=chosen, rest=round(rest)))
+
+    def lines(self, progress: Progress) -> list[str]:
+        """A line where the members end later than the budget."""
+        late = progress.seconds + (progress.rest or 0.0) - self.budget
+        if late < 1:
+            return []
+        return [
+            f"warning: {progress.seconds:.0f} of {self.budget:.0f} s went into trying and into "
+            f"starting again; the members have {progress.rest:.0f} s, the least that they need, "
+            f"and end {late:.0f} s later than the budget"
+        ]
