@@ -12,25 +12,38 @@ VIEW_TAG = "mlflow.sharedViewState."
 FIRST_CHARTS = ("val_f1", "train_f1", "val_loss", "train_loss", "val_acc", "train_acc")
 
 
-def seeds_page(store: Store, experiment_id: str, parent_run_id: str) -> str:
+def seeds_page(
+    store: Store, experiment_id: str, parent_run_id: str, *, keeps_view: bool = True
+) -> str:
     """Address of the page that compares the seeds of a run, in charts, best seed first.
 
     The view is kept with the experiment, as by the button "Share" of that page: it has the charts
     of the scores first. A store that takes no view gives the same page with MLflow's order.
+
+    Args:
+        keeps_view: whether the store is asked to take it.
     """
     base = _without_password(store.uri) if store.uri.startswith("http") else "http://127.0.0.1:5000"
-    seeds = _seeds_of(parent_run_id)
-    try:
-        view = json.dumps({**seeds, **_charts()}, separators=(",", ":"))
-        store.client.set_experiment_tag(experiment_id, f"{VIEW_TAG}{parent_run_id}", view)
-        shown: dict[str, Any] = {"viewStateShareKey": parent_run_id}
-    except StoreError:
-        shown = {**seeds, "orderByAsc": "false"}
+    shown: dict[str, Any]
+    if keeps_view and _keep_view(store, experiment_id, parent_run_id):
+        shown = {"viewStateShareKey": parent_run_id}
+    else:
+        shown = {**_seeds_of(parent_run_id), "orderByAsc": "false"}
     query = urllib.parse.urlencode(
         {"workflowType": "machine_learning", **shown, "compareRunsMode": "CHART"},
         quote_via=urllib.parse.quote,
     )
     return f"{base}/#/experiments/{experiment_id}/runs?{query}"
+
+
+def _keep_view(store: Store, experiment_id: str, parent_run_id: str) -> bool:
+    """Keep what the page shows with the experiment; whether the store took it."""
+    view = json.dumps({**_seeds_of(parent_run_id), **_charts()}, separators=(",", ":"))
+    try:
+        store.client.set_experiment_tag(experiment_id, f"{VIEW_TAG}{parent_run_id}", view)
+    except StoreError:
+        return False
+    return True
 
 
 def _seeds_of(parent_run_id: str) -> dict[str, Any]:

@@ -241,7 +241,11 @@ class RunRecord:
 
     def seeds_page(self) -> str:
         """Address of the page that compares the seeds."""
-        return pages.seeds_page(self._store, self._opening.experiment_id, self.run_id)
+        # A store that is silent would be waited for once more, by somebody who wants to stop.
+        has_all = self._courier is None or not self._spool.waiting()
+        return pages.seeds_page(
+            self._store, self._opening.experiment_id, self.run_id, keeps_view=has_all
+        )
 
 
 def begin_run(
