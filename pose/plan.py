@@ -4,7 +4,7 @@ A dry run stops after it: it refuses what the run would refuse.
 """
 
 import dataclasses
-import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from pose.data.split import num_twins, split_rows, unvalidated_classes
 from pose.data.tensors import excluded_ids
 from pose.device import describe, pick_device, pick_precision
 from pose.errors import InputError, first_few, known, one_line, printable
-from pose.files import check_room
+from pose.files import check_room, reason_of
 from pose.member_key import MemberKey
 from pose.named_runs import ResolvedRun
 from pose.training.augment import PRESETS
@@ -215,8 +215,7 @@ def make_plan(run: ResolvedRun, setup: Setup) -> Plan:
     device = pick_device(setup.device)
     if setup.processes_per_seed > 1:
         _check_processes(run.recipe, setup, device)
-    if os.path.lexists(folder) and not os.path.isdir(folder):
-        raise InputError(f"output_root must have room for the folder {folder}, found a file there")
+    _check_folder(folder)
     return Plan(
         run=run,
         setup=setup,
@@ -224,6 +223,25 @@ def make_plan(run: ResolvedRun, setup: Setup) -> Plan:
         precision=pick_precision(setup.precision, device),
         folder=folder,
     )
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a place where the run's folder cannot be.
+
+    Raises:
+        InputError: a file is there, or nothing can be, as where a name is too long.
+    """
+    try:
+        is_file = not stat.S_ISDIR(folder.lstat().st_mode) and not folder.is_dir()
+    except (FileNotFoundError, NotADirectoryError):
+        # What else is in the way is named when the folder is made.
+        return
+    except OSError as error:
+        raise InputError(
+            f"output_root must be a folder that can be made, found: {reason_of(error)}"
+        ) from error
+    if is_file:
+        raise InputError(f"output_root must have room for the folder {folder}, found a file there")
 
 
 def _check_processes(recipe: Recipe, setup: Setup, device: torch.device) -> None:

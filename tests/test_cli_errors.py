@@ -113,6 +113,10 @@ LATE = {
         "data --dataset contradictory",
         "contradictory: 1 ids with different labels (correct them): 0",
     ),
+    "long_folder": (
+        f"train --dry-run --dataset few --output-root {'x' * 300}",
+        "output_root must be a folder that can be made, found: file name too long",
+    ),
     "too_few": ("train --dataset few", "val_fraction must leave rows for 2 classes"),
     "unknown_voting": (
         "ensemble --voting mean",
