@@ -23,7 +23,7 @@ from pose.results import AutoTrial
 from pose.search import progress as progress_file
 from pose.search.candidates import find_candidates
 from pose.search.fingerprint import take_fingerprint
-from pose.search.halving import plan_rounds, survivors
+from pose.search.halving import is_decided, plan_rounds, survivors
 from pose.search.pretrained import available, names_for
 from pose.search.progress import Progress, ProgressFile, read_progress
 from pose.search.trial import rows_to_try
@@ -115,6 +115,8 @@ def test_rounds_fill_the_time_and_keep_the_best():
     assert rounds[0].seconds < rounds[1].seconds < rounds[2].seconds
     assert plan_rounds(1, 90.0) == ()
     assert survivors({0: 0.5, 1: 0.9, 2: 0.5, 3: 0.1}, 3) == [1, 0, 2]
+    assert is_decided({0: 0.5, 1: 0.9, 2: 0.6})
+    assert not is_decided({0: 0.8, 1: 0.9, 2: 0.1})
 
 
 def test_a_network_that_has_not_learned_to_decide_is_not_below_the_commonest_class():
