@@ -238,6 +238,7 @@ def main() -> None:
             f"A candidate has the whole budget ({' '.join(args.budget)}), of which auto spends up "
             f"to {SEARCH_SHARE:.0%} on trying.",
             f"Threads: {torch.get_num_threads()}.",
+            *(["Some outcomes are of earlier commits: --keep had them."] if args.keep else []),
         ],
     )
 
