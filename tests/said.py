@@ -14,6 +14,11 @@ class Said(NoDisplay):
         self.lines.append(text)
 
     @property
+    def trials(self) -> list[str]:
+        """The names of a plan's trials that are over, in order."""
+        return [line.partition(":")[0] for line in self.lines if line.startswith("round_")]
+
+    @property
     def text(self) -> str:
         """All of it, a line each."""
         return "".join(f"{line}\n" for line in self.lines)

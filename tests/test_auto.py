@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from said import Said
 
 from pose.auto import Auto
 from pose.config import Recipe, Setup
@@ -150,26 +151,21 @@ def test_a_plan_goes_on_after_a_stop_and_its_choice_never_saw_what_validates(
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     setup = Setup(dataset=str(stripes), cache_root=str(tmp_path / "cache"))
-    trials: list[str] = []
-
-    class Display(NoDisplay):
-        def say(self, text: str) -> None:
-            if text.startswith("round_"):
-                trials.append(text.partition(":")[0])
+    said = Said()
 
     def plan(stop):
-        return Auto(resolve_auto(None, GIVEN), tuple(GIVEN), setup, Display(), stop)
+        return Auto(resolve_auto(None, GIVEN), tuple(GIVEN), setup, said, stop)
 
-    stopped = plan(lambda: "stop_file" if trials else None).choose(Tracker())
+    stopped = plan(lambda: "stop_file" if said.trials else None).choose(Tracker())
     assert (stopped.run, stopped.stop_reason) == (None, "stop_file")
     path = tmp_path / "outputs" / "auto_plan" / "plan.json"
     before = read_progress(path)
-    assert len(before.trials) == len(trials) == 1
+    assert len(before.trials) == len(said.trials) == 1
     whole = plan(lambda: None)
     chosen = whole.choose(Tracker())
     progress = read_progress(path)
     assert progress.trials[0] == before.trials[0]
-    assert len(set(trials)) == len(trials) == len(progress.trials)
+    assert len(set(said.trials)) == len(said.trials) == len(progress.trials)
     assert chosen.run.name == "auto"
     assert chosen.run.recipe.model == "simple_cnn"
     assert chosen.run.recipe.budget == f"{progress.rest:.0f}s"
@@ -185,7 +181,7 @@ def test_a_plan_goes_on_after_a_stop_and_its_choice_never_saw_what_validates(
     (record,) = client.search_runs(["0"], "tags.kind = 'plan'")
     assert (record.info.run_id, record.info.status) == (progress.run_id, "FINISHED")
     nested = client.search_runs(["0"], f"tags.mlflow.parentRunId = '{progress.run_id}'")
-    assert {run.info.run_name for run in nested} == set(trials)
+    assert {run.info.run_name for run in nested} == set(said.trials)
     assert {run.info.status for run in nested} == {"FINISHED"}
     assert client.list_artifacts(progress.run_id)[0].path == "plan.md"
 
@@ -217,23 +213,19 @@ def test_a_plan_that_many_stops_made_late_still_trains(tmp_path, monkeypatch, st
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     setup = Setup(dataset=str(stripes), cache_root=str(tmp_path / "cache"))
-    said: list[str] = []
-
-    class Display(NoDisplay):
-        def say(self, text: str) -> None:
-            said.append(text)
+    said = Said()
 
     def plan(stop):
-        return Auto(resolve_auto(None, GIVEN), tuple(GIVEN), setup, Display(), stop)
+        return Auto(resolve_auto(None, GIVEN), tuple(GIVEN), setup, said, stop)
 
-    plan(lambda: "signal" if said and said[-1].startswith("round_") else None).choose(Tracker())
+    plan(lambda: "signal" if said.trials else None).choose(Tracker())
     path = tmp_path / "outputs" / "auto_plan" / "plan.json"
     stopped = read_progress(path)
     assert stopped.trials
     path.write_text(record_text(dataclasses.replace(stopped, seconds=299.0), progress_file.FORMAT))
     chosen = plan(lambda: None).choose(Tracker())
     assert chosen.run.recipe.budget == "5s"
-    (warning,) = [line for line in said if line.startswith("warning: ")]
+    (warning,) = [line for line in said.lines if line.startswith("warning: ")]
     assert "s went into trying and into starting again; the members have 5 s" in warning
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from calls import halve, kill
+from said import Said
 
 from pose.auto import Auto
 from pose.cluster import Tasks, joined
@@ -56,20 +57,6 @@ def test_without_ray_a_plan_is_refused_before_it_looks_at_anything(monkeypatch):
         Auto(resolve_auto(None, GIVEN), tuple(GIVEN), setup, NoDisplay(), lambda: None)
 
 
-class Said(NoDisplay):
-    """A display that remembers the trials that are over."""
-
-    def __init__(self) -> None:
-        self.trials: list[str] = []
-
-    def say(self, text: str) -> None:
-        if text.startswith("round_"):
-            self.trials.append(text.partition(":")[0])
-
-    def stop(self) -> str | None:
-        return "stop_file" if self.trials else None
-
-
 @pytest.fixture
 def plan(tmp_path, monkeypatch, stripes):
     """Chooses among two candidates, side by side on an engine, until asked to stop."""
@@ -101,7 +88,7 @@ def assert_whole(chosen, progress, said) -> None:
 @needs_ray
 def test_trials_on_a_cluster_stop_softly_and_are_not_repeated(plan, cluster):
     said = Said()
-    stopped = plan("ray", said, said.stop)
+    stopped = plan("ray", said, lambda: "stop_file" if said.trials else None)
     assert (stopped.run, stopped.stop_reason) == (None, "stop_file")
     before = read_progress(PLAN)
     assert len(before.trials) == len(said.trials) == 1

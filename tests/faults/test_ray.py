@@ -8,11 +8,11 @@ from pathlib import Path
 import mlflow
 import pytest
 from project import PATIENCE, Project
+from said import Said
 from undisturbed import SMALL, assert_same
 
 from pose.auto import Auto
 from pose.config import Setup
-from pose.display import NoDisplay
 from pose.named_runs import resolve_auto
 from pose.search import progress as progress_file
 from pose.search.progress import read_progress
@@ -89,15 +89,11 @@ def test_a_node_that_dies_among_trials_costs_no_trial(tmp_path, monkeypatch, dat
     given = {"model": "simple_cnn", "budget": "10m"}
     setup = Setup(dataset=str(data), cache_root="cache", engine="ray", device="cpu", threads=1)
 
-    class Breaking(NoDisplay):
+    class Breaking(Said):
         """A display that takes a node away when the first trial is over."""
 
-        def __init__(self) -> None:
-            self.trials: list[str] = []
-
         def say(self, text: str) -> None:
-            if text.startswith("round_"):
-                self.trials.append(text.partition(":")[0])
+            super().say(text)
             if len(self.trials) == 1 and len(cluster.list_all_nodes()) == 2:
                 cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
 
