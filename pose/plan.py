@@ -4,7 +4,6 @@ A dry run stops after it: it refuses what the run would refuse.
 """
 
 import dataclasses
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from pose.cluster import check_ray
 from pose.config import Recipe, Setup
 from pose.data.cache import cache_root_of
-from pose.data.exclusion import digest_of_ids, read_all_excluded, tables_of
+from pose.data.exclusion import digest_of_tables, read_all_excluded, tables_of
 from pose.data.folder import Dataset, read_dataset
 from pose.data.source import locate_dataset
 from pose.data.split import num_twins, split_rows, unvalidated_classes
@@ -232,7 +231,8 @@ def _check_folder(folder: Path) -> None:
         InputError: a file is there, or nothing can be, as where a name is too long.
     """
     try:
-        is_file = not stat.S_ISDIR(folder.lstat().st_mode) and not folder.is_dir()
+        folder.lstat()
+        is_folder = folder.is_dir()
     except (FileNotFoundError, NotADirectoryError):
         # What else is in the way is named when the folder is made.
         return
@@ -240,7 +240,7 @@ def _check_folder(folder: Path) -> None:
         raise InputError(
             f"output_root must be a folder that can be made, found: {reason_of(error)}"
         ) from error
-    if is_file:
+    if not is_folder:
         raise InputError(f"output_root must have room for the folder {folder}, found a file there")
 
 
@@ -283,7 +283,7 @@ def _with_exclusion(recipe: Recipe, folder: Path) -> Recipe:
     assert recipe.exclude is not None
     for path in tables_of(recipe.exclude):
         _check_outside("exclude", path, folder)
-    digest = digest_of_ids(read_all_excluded(recipe.exclude))
+    digest = digest_of_tables(read_all_excluded(recipe.exclude))
     if recipe.exclude_sha256 not in (None, digest):
         raise InputError(
             f"exclude_sha256 must be that of the ids in exclude, {digest}, "

@@ -58,11 +58,10 @@ def _problem_of(folder: Path, registered: RegisteredMember | None) -> str:
     """What is wrong with a finished member's folder; empty where nothing is."""
     if problem := seed_folder.problem_of(folder):
         return problem
-    expected = registered.files_sha256 if registered is not None else ""
-    if expected and expected != seed_folder.files_sha256(folder):
-        files = f"{seed_folder.CONFIG} and {seed_folder.VAL_PREDICTIONS}"
-        return f"{files} are not as they were recorded"
-    return ""
+    if registered is None or seed_folder.has_recorded_files(folder, registered.files_sha256):
+        return ""
+    files = f"{seed_folder.CONFIG} and {seed_folder.VAL_PREDICTIONS}"
+    return f"{files} are not as they were recorded"
 
 
 def _say_missing(

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pose.data.labels import match_id
@@ -60,14 +60,18 @@ def tables_of(exclude: str) -> tuple[Path, ...]:
     return tuple(Path(name).expanduser() for name in names)
 
 
-def read_all_excluded(exclude: str) -> tuple[str, ...]:
-    """The ids that any of the tables names, as they stand there.
+def read_all_excluded(exclude: str) -> dict[Path, tuple[str, ...]]:
+    """The ids that each of the tables names, as they stand there.
 
     Raises:
         InputError: one of the tables cannot be used.
     """
-    ids = (own for path in tables_of(exclude) for own in read_excluded(path))
-    return tuple(dict.fromkeys(ids))
+    return {path: read_excluded(path) for path in tables_of(exclude)}
+
+
+def digest_of_tables(tables: Mapping[Path, Iterable[str]]) -> str:
+    """`digest_of_ids` of what any of the tables names."""
+    return digest_of_ids(set().union(*tables.values()))
 
 
 def digest_of_ids(ids: Iterable[str]) -> str:
@@ -80,24 +84,23 @@ def match_excluded(exclude: str, sha256: str | None, known: Collection[str]) -> 
 
     Args:
         exclude: one table or several, as in the setting.
-        sha256: what `digest_of_ids` must be; None: whatever it is.
+        sha256: what `digest_of_tables` must be; None: whatever it is.
         known: ids of the labelled images.
 
     Raises:
         InputError: a table cannot be used, is not the one that was meant, or names others.
     """
-    texts = read_all_excluded(exclude)
-    if sha256 not in (None, digest_of_ids(texts)):
+    tables = read_all_excluded(exclude)
+    if sha256 not in (None, digest_of_tables(tables)):
         raise InputError(
             f"exclude must name the ids whose SHA-256 is {str(sha256)[:12]}, found others in "
-            f"{exclude} ({digest_of_ids(texts)[:12]}): was it changed since the run began?"
+            f"{exclude} ({digest_of_tables(tables)[:12]}): was it changed since the run began?"
         )
-    found = [_match_table(path, known) for path in tables_of(exclude)]
+    found = [_match_table(path, texts, known) for path, texts in tables.items()]
     return tuple(sorted(set().union(*found)))
 
 
-def _match_table(path: Path, known: Collection[str]) -> list[str]:
-    texts = read_excluded(path)
+def _match_table(path: Path, texts: Sequence[str], known: Collection[str]) -> list[str]:
     ids = [text if text in known else match_id(text, None) for text in texts]
     strange = [text for text, own in zip(texts, ids, strict=True) if own not in known]
     if strange:

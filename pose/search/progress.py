@@ -97,13 +97,15 @@ class ProgressFile:
 
     def save(self, progress: Progress) -> Progress:
         """Keep what is decided, with the time that it has taken so far."""
-        now = time.monotonic()
-        progress = dataclasses.replace(progress, seconds=progress.seconds + now - self._started)
-        self._started = now
+        progress = dataclasses.replace(progress, seconds=self._spent(progress))
+        self._started = time.monotonic()
         # Left out where it is 1: earlier versions read that.
         leave_out = ("at_once",) if progress.at_once == 1 else ()
         write_text(self.path, record_text(progress, FORMAT, leave_out))
         return progress
+
+    def _spent(self, progress: Progress) -> float:
+        return progress.seconds + time.monotonic() - self._started
 
     def begin(self, progress: Progress, num_candidates: int) -> Progress:
         """The rounds, which fill the part of the budget that is for trying.
@@ -113,7 +115,7 @@ class ProgressFile:
         """
         if progress.rounds:
             return progress
-        left = self.budget - progress.seconds - (time.monotonic() - self._started)
+        left = self.budget - self._spent(progress)
         if left < self._least:
             # Nothing is kept of it: what is decoded is, and the same command has the time then.
             self.path.unlink(missing_ok=True)

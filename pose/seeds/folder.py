@@ -168,17 +168,25 @@ def files_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def check_files(folder: Path, sha256: str, name: str) -> None:
-    """Hold what a vote reads of a member besides its weights to what was recorded with it.
+def has_recorded_files(folder: Path, sha256: str) -> bool:
+    """Whether what a vote reads of a member besides its weights is what was recorded with it.
 
     Args:
         sha256: what `files_sha256` was then; empty: it was not hashed yet.
+    """
+    return not sha256 or sha256 == files_sha256(folder)
+
+
+def check_files(folder: Path, sha256: str, name: str) -> None:
+    """Refuse a folder that lacks them; see `has_recorded_files`.
+
+    Args:
         name: what an error calls the member.
 
     Raises:
         InputError: the files are others.
     """
-    if sha256 and sha256 != files_sha256(folder):
+    if not has_recorded_files(folder, sha256):
         raise InputError(
             f"{name} must have the {CONFIG} and {VAL_PREDICTIONS} that were recorded with it, "
             "found others: their checksum is wrong; train this seed again, or name another run"
