@@ -31,7 +31,7 @@ from pose.named_runs import AUTO_BASE, ResolvedRun
 from pose.reports.notes import describe_auto
 from pose.results import AutoTrial
 from pose.run import only_run_in
-from pose.search.candidates import Candidate, find_candidates
+from pose.search.candidates import Candidate, find_candidates, pretrained_among
 from pose.search.fingerprint import Fingerprint, take_fingerprint
 from pose.search.halving import is_decided, seconds_of_each, survivors
 from pose.search.places import Here, trial_engine
@@ -172,7 +172,9 @@ class Auto:
         if found.has_to_keep_twins and self._may_keep_twins():
             loaded = twins
             self._keep_twins()
-        names = available(self._pretrained_names(), self._display.say)
+        # Weights are fetched where a network is going to be tried with them.
+        wanted = find_candidates(found, self._given, self._pretrained_names())
+        names = available(pretrained_among(wanted), self._display.say)
         candidates = find_candidates(found, self._given, names)
         recipes = [self._recipe_of(candidate) for candidate in candidates]
         for line in (*loaded.lines(), *found.lines()):

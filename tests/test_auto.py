@@ -22,7 +22,7 @@ from pose.named_runs import resolve_auto, resolve_run
 from pose.records import record_text
 from pose.results import AutoTrial
 from pose.search import progress as progress_file
-from pose.search.candidates import find_candidates
+from pose.search.candidates import find_candidates, pretrained_among
 from pose.search.fingerprint import take_fingerprint
 from pose.search.halving import is_decided, plan_rounds, survivors
 from pose.search.pretrained import available, names_for
@@ -93,11 +93,13 @@ def test_networks_with_weights_are_tried_where_these_can_be_had(sides, tmp_path,
     assert len(said) == 1
     large = sides(150)
     (own,) = (own for own in find_candidates(large, (), found) if "pretrained" in own.name)
+    assert pretrained_among(find_candidates(large, (), found)) == found
     changes = dict(own.changes)
     assert (changes["model"], changes["image_size"]) == ("torchvision/resnet18", 160)
     assert (changes["freeze_epochs"], changes["optimizer"]) == (1, "adamw")
     for given, kept in ((large, ("model",)), (sides(28), ())):
         assert not any("pretrained" in own.name for own in find_candidates(given, kept, found))
+        assert pretrained_among(find_candidates(given, kept, found)) == ()
 
 
 def test_near_twins_that_flatter_stay_together(sides):

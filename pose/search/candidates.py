@@ -1,7 +1,7 @@
 """What is worth trying on a data folder: networks, sizes, framings, augmentations."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pose.config import typed
@@ -52,6 +52,12 @@ def find_candidates(
         kept = tuple((key, value) for key, value in changes.items() if key not in given)
         candidates.setdefault(kept, Candidate(changes=kept, reason=reason))
     return tuple(candidates.values())
+
+
+def pretrained_among(candidates: Iterable[Candidate]) -> tuple[str, ...]:
+    """The networks of those candidates that begin with weights."""
+    settings = [dict(candidate.changes) for candidate in candidates]
+    return tuple(own["model"] for own in settings if own.get("pretrained"))
 
 
 def _ideas(found: Fingerprint) -> list[tuple[dict[str, Any], str]]:
