@@ -4,10 +4,12 @@ A field `batch_size` is the option `--batch-size`, also written `--batch_size`, 
 `mlflow run -P batch_size=...` passes on.
 """
 
+import contextlib
 import dataclasses
 import gc
 import os
 import re
+import signal
 import sys
 import types
 import typing
@@ -18,6 +20,7 @@ from typing import Any, NoReturn
 import click
 
 from entrypoints.caller import as_typed_there
+from entrypoints.ending import ended_when_asked
 from entrypoints.output import enduring_output, lost_output
 from pose.errors import InputError, printable
 
@@ -183,12 +186,16 @@ def take_mlflow_run_id() -> str | None:
     return os.environ.pop("MLFLOW_RUN_ID", None)
 
 
-def run_command(command: click.Command) -> None:
-    """Run a command; a mistake in its input is one line and exit code 2, without a traceback."""
+def run_command(command: click.Command, *, stops_softly: bool = False) -> None:
+    """Run a command; a mistake in its input is one line and exit code 2, without a traceback.
+
+    Args:
+        stops_softly: it minds requests to stop itself; others end where they are.
+    """
     # Pillow warns of damaged metadata, which costs no pixel, and of sizes below our limit; images
     # that cannot be read are named by us.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    with enduring_output():
+    with enduring_output(), contextlib.nullcontext() if stops_softly else ended_when_asked():
         _run(command)
 
 
@@ -198,6 +205,10 @@ def _run(command: click.Command) -> NoReturn:
         sys.stdout.flush()
         if reason := lost_output():
             _fail(f"standard output must be taken, found: {reason}; the work itself is done")
+        if code == 0:
+            # All is done: the second that the interpreter takes to end must not make it a failure.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
         sys.exit(code)
     except click.exceptions.Abort:
         sys.exit(130)

@@ -1,12 +1,10 @@
 """Commands that train: stopped softly when asked, their run ended where nobody was left to."""
 
 import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from entrypoints.caller import callers_folder
+from entrypoints.ending import end_orphan, stop_files
 from entrypoints.options import take_mlflow_run_id
 from pose.stop import StopRequest, becomes_orphan
 
@@ -24,14 +22,12 @@ def work_until_stopped(work: Callable[[StopRequest, str | None], object]) -> Non
             What takes seconds to import is imported by it.
     """
     given_run_id = take_mlflow_run_id()
-    # In the project's folder, and where `mlflow run` was typed.
-    places = [Path.cwd(), *([callers_folder()] if given_run_id else [])]
-    stop = StopRequest(*places)
+    stop = stop_files(given_run_id is not None)
     # Before the imports, which take seconds: a killed `mlflow run` must not go unnoticed meanwhile.
 
     def leave(code: int) -> NoReturn:
         if given_run_id and becomes_orphan():
-            _end_orphan(given_run_id)
+            end_orphan(given_run_id)
         os._exit(code)
 
     try:
@@ -39,18 +35,8 @@ def work_until_stopped(work: Callable[[StopRequest, str | None], object]) -> Non
         work(stop, given_run_id)
     except SystemExit:
         if given_run_id and becomes_orphan():
-            _end_orphan(given_run_id)
+            end_orphan(given_run_id)
         raise
-
-
-def _end_orphan(run_id: str) -> NoReturn:
-    """Become a process that ends the run of a `mlflow run` that is gone.
-
-    A new one: what a signal cut short while it was imported cannot be imported again.
-    """
-    sys.stdout.flush()
-    code = "import sys; from pose.tracking import end_orphan; end_orphan(sys.argv[1])"
-    os.execv(sys.executable, [sys.executable, "-c", code, run_id])
 
 
 def say_stale_stop(stop: StopRequest, display: "Display") -> None:

@@ -65,4 +65,4 @@ def _sweep(
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, stops_softly=True)

@@ -203,4 +203,4 @@ def list_models_like(pattern: str) -> str:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, stops_softly=True)

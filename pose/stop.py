@@ -5,6 +5,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,6 +88,66 @@ class StopRequest:
             os.write(2, b"\nstopping after this batch (Ctrl-C again: at once)\n")
 
 
+class Ending:
+    """Ends a command that has no good end before its own: `SystemExit`, wherever it is at work.
+
+    So everything that it has begun is cleared away. A second Ctrl-C ends it at once.
+
+    Args:
+        request: asks for it too, by its files.
+    """
+
+    # Between two looks at the files, and at whether it may end where it is.
+    SECONDS = 0.2
+    # After which it ends in any case.
+    PATIENCE = 10.0
+
+    def __init__(self, request: StopRequest) -> None:
+        self._request = request
+        self._asked_at: float | None = None
+        self._code = 0
+        self.is_asked = False
+
+    def listen(self, *, ends_with_parent: bool) -> None:
+        """Take Ctrl-C, SIGTERM and stop files as wishes to end; as `StopRequest.listen`."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGALRM, self._end)
+        threading.Thread(target=self._watch, daemon=True).start()
+        if ends_with_parent:
+            ask_for_signal_when_parent_dies(signal.SIGTERM)
+            if is_orphan():
+                signal.raise_signal(signal.SIGTERM)
+
+    def _watch(self) -> None:
+        while self._request() is None:
+            time.sleep(self.SECONDS)
+        main = threading.main_thread().ident
+        if main is not None:
+            signal.pthread_kill(main, signal.SIGTERM)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._asked_at is not None:
+            # `mlflow run` passes one Ctrl-C on as SIGINT and SIGTERM.
+            if number == signal.SIGINT and now - self._asked_at > 0.5:
+                os._exit(128 + number)
+            return
+        self._asked_at, self._code = now, 128 + number
+        reason = self._request.reason or "signal"
+        os.write(2, f"\nstopped ({reason}): the same command can be given again\n".encode())
+        self._end(number, frame)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        waits = time.monotonic() - (self._asked_at or 0) < self.PATIENCE
+        if waits and (_is_importing(frame) or _is_recording(frame)):
+            # The first would make another error of it, the second would leave the database locked.
+            signal.setitimer(signal.ITIMER_REAL, self.SECONDS)
+            return
+        self.is_asked = True
+        raise SystemExit(self._code)
+
+
 def _stamp(path: Path) -> tuple[int, ...] | None:
     """What no later file of that name shares; None where there is none.
 
@@ -102,6 +163,16 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 def _is_importing(frame: FrameType | None) -> bool:
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _is_recording(frame: FrameType | None) -> bool:
+    """Whether a transaction of MLflow's database may be open."""
+    places = (f"{os.sep}sqlalchemy{os.sep}", f"{os.sep}mlflow{os.sep}store{os.sep}")
+    while frame is not None:
+        if any(place in frame.f_code.co_filename for place in places):
             return True
         frame = frame.f_back
     return False

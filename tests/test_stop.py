@@ -172,3 +172,59 @@ def test_an_orphan_is_known_although_its_parent_takes_a_while_to_end(tmp_path):
     child = start(tmp_path, "-c", "from pose.stop import becomes_orphan; print(becomes_orphan())")
     assert child.communicate(timeout=PATIENCE)[0] == "False\n"
     assert time.monotonic() - waited < 20
+
+
+# Begins something in a folder and works at it for ever; a library sleeps in its import meanwhile.
+UNSTOPPABLE = """
+import sys, tempfile, time
+from pathlib import Path
+import click
+from entrypoints.options import run_command
+
+@click.command()
+def main():
+    with tempfile.TemporaryDirectory(dir=".") as staging:
+        print("begun", flush=True)
+        if Path("slow.py").exists():
+            import slow
+        while True:
+            time.sleep(0.01)
+
+run_command(main)
+"""
+CLUMSY_MODULE = """
+import time
+try:
+    time.sleep(1)
+except BaseException as error:
+    raise RecursionError("as libraries do") from error
+"""
+
+
+@pytest.mark.parametrize("how", ["a signal", "a signal amid an import", "stop.txt"])
+def test_a_command_that_cannot_go_on_later_ends_where_it_is_and_clears_up(tmp_path, how):
+    if how == "a signal amid an import":
+        (tmp_path / "slow.py").write_text(CLUMSY_MODULE)
+    process = start(tmp_path, "-c", UNSTOPPABLE)
+    assert process.stdout.readline() == "begun\n"
+    if how == "stop.txt":
+        (tmp_path / "stop.txt").touch()
+    else:
+        process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + signal.SIGTERM
+    reason = "stop_file" if how == "stop.txt" else "signal"
+    assert err.strip() == f"stopped ({reason}): the same command can be given again"
+    assert {path.name for path in tmp_path.iterdir()} <= {"slow.py", "stop.txt", "__pycache__"}
+
+
+def test_what_ends_by_itself_is_not_made_a_failure_by_a_late_signal(tmp_path):
+    code = """
+import atexit, os, signal, click
+from entrypoints.options import run_command
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGTERM))
+run_command(click.command()(lambda: print("done")))
+"""
+    process = start(tmp_path, "-c", code)
+    assert process.communicate(timeout=PATIENCE) == ("done\n", "")
+    assert process.returncode == 0
