@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import gc
 import os
-import re
 import signal
 import sys
 import types
@@ -22,6 +21,7 @@ import click
 from entrypoints.caller import as_typed_there
 from entrypoints.ending import ended_when_asked
 from entrypoints.output import enduring_output, lost_output
+from pose.config import decimal_number, whole_number
 from pose.errors import InputError, printable
 
 # The value of an option that was not on the command line. MLproject's defaults say `none`, which
@@ -59,11 +59,11 @@ class _Value(click.ParamType):  # type: ignore[type-arg] # generic in newer vers
             if self.annotation is bool:
                 return _BOOLEANS[value.lower()]
             if self.is_list:
-                return tuple(_whole_number(part) for part in value.split(","))
+                return tuple(whole_number(part) for part in value.split(","))
             if self.annotation is int:
-                return _whole_number(value)
+                return whole_number(value)
             if self.annotation is float:
-                return _number(value)
+                return decimal_number(value)
             return self.annotation(value)
         except (ValueError, KeyError):
             expected = {"bool": "true or false", "int,int": "whole numbers joined by commas"}
@@ -88,28 +88,6 @@ def _check_text(name: str | None, text: str) -> None:
     except UnicodeEncodeError:
         # A path in another encoding, which neither MLflow nor a table can hold.
         raise InputError(f"{name} must be in UTF-8, got {printable(text)}: rename it") from None
-
-
-def _whole_number(text: str) -> int:
-    """Digits as everybody types them: Python would take `1_2` for 12, and other alphabets' digits.
-
-    Raises:
-        ValueError: it is anything else.
-    """
-    if not re.fullmatch(r"\s*[+-]?[0-9]{1,30}\s*", text):
-        raise ValueError(text)
-    return int(text)
-
-
-def _number(text: str) -> float:
-    """A decimal number; the same characters mean the same as in a whole one.
-
-    Raises:
-        ValueError: it is anything else.
-    """
-    if "_" in text or not text.isascii():
-        raise ValueError(text)
-    return float(text)
 
 
 def option(

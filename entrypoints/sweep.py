@@ -51,12 +51,14 @@ def _sweep(
     from pose.sweep import make_sweep_plan, sweep
     from pose.tracking import Tracker
 
-    plan = make_sweep_plan(bring_registered(resolved, run_setup), setup, run_setup)
+    project = project_address(given_run_id)
+    brought = bring_registered(resolved, run_setup)
+    plan = make_sweep_plan(brought, setup, run_setup, project or ".")
     console = Console()
     say_stale_stop(stop, console)
     result = sweep(plan, Tracker(given_run_id, say=console.say), console, stop)
     if result.stop_reason:
-        again = from_words("sweep", project_address(given_run_id), sys.argv[1:])
+        again = from_words("sweep", project, sys.argv[1:])
         console.say(
             f"stopped ({result.stop_reason}): the same command continues this sweep\nnext: {again}"
         )

@@ -806,6 +806,28 @@ def typed(value: Any) -> str:
     return json.dumps(value) if isinstance(value, bool | None) else str(value)
 
 
+def whole_number(text: str) -> int:
+    """Digits as everybody types them: Python would take `1_2` for 12, and other alphabets' digits.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if not re.fullmatch(r"\s*[+-]?[0-9]{1,30}\s*", text):
+        raise ValueError(text)
+    return int(text)
+
+
+def decimal_number(text: str) -> float:
+    """A decimal number; the same characters mean the same as in a whole one.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if "_" in text or not text.isascii():
+        raise ValueError(text)
+    return float(text)
+
+
 def parse_time(name: str, text: str) -> float:
     """The seconds that `text` means: `90s`, `10m`, `2h`.
 

@@ -21,7 +21,7 @@ from pose.plan import Plan, make_plan
 from pose.reports.notes import describe_sweep
 from pose.results import SweepResult, TrialResult
 from pose.run import load_planned_data, train_run
-from pose.search.space import Dimension, parse_space
+from pose.search.space import Dimension, check_together, one_at_a_time, parse_space
 from pose.search.study import Clock, Study, import_optuna
 from pose.seeds.engines import engine_ready
 from pose.stop import Stop, ending
@@ -43,11 +43,13 @@ class SweepPlan:
     Attributes:
         setup: what is tried, and how long.
         base: the run as it is without the sweep.
+        project: what `mlflow run` is given for this project, where the user is.
     """
 
     setup: SweepSetup
     base: Plan
     space: tuple[Dimension, ...]
+    project: str = "."
 
     @property
     def name(self) -> str:
@@ -104,11 +106,17 @@ class SweepPlan:
             "seeds": NEW_SEEDS,
         }
         words = (f"-P {shlex.quote(f'{k}={typed(v)}')}" for k, v in settings.items())
-        return " ".join(("mlflow run . -e train --env-manager local", *words))
+        run_it = f"mlflow run {shlex.quote(self.project)} -e train --env-manager local"
+        return " ".join((run_it, *words))
 
 
-def make_sweep_plan(run: ResolvedRun, setup: SweepSetup, run_setup: Setup) -> SweepPlan:
+def make_sweep_plan(
+    run: ResolvedRun, setup: SweepSetup, run_setup: Setup, project: str = "."
+) -> SweepPlan:
     """The plan of a sweep, checked as far as possible without its data.
+
+    Args:
+        project: as in `SweepPlan`.
 
     Raises:
         InputError: a value that cannot be used, or Optuna is not installed.
@@ -117,11 +125,14 @@ def make_sweep_plan(run: ResolvedRun, setup: SweepSetup, run_setup: Setup) -> Sw
         raise InputError("add_seeds and fresh must be left out: a sweep goes on by itself")
     import_optuna()
     plan = SweepPlan(
-        setup=setup, base=make_plan(run, run_setup), space=parse_space(setup.space or "")
+        setup=setup,
+        base=make_plan(run, run_setup),
+        space=parse_space(setup.space or ""),
+        project=project,
     )
-    for dimension in plan.space:
-        for value in dimension.choices:
-            plan.trial(run.name, {dimension.name: value})
+    check_together(plan.space, run.recipe)
+    for values in one_at_a_time([own for own in plan.space if own.choices]):
+        plan.trial(run.name, values)
     return plan
 
 
@@ -152,7 +163,7 @@ def _sweep(plan: SweepPlan, tracker: Tracker, display: Display, stop: Stop) -> S
     )
     with ending(record.finish):
         if record.is_continued:
-            display.say(f"continuing the unfinished sweep {record.run_id}")
+            display.say(f"continuing the sweep {record.run_id}")
         make_folder(plan.folder)
         record.begin(plan.folder)
         study = _open_study(plan, f"{plan.digest()}_{loaded.digest}")

@@ -8,12 +8,12 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from pose.config import Setup, SweepSetup
+from pose.config import Recipe, Setup, SweepSetup
 from pose.display import NoDisplay
 from pose.errors import InputError
 from pose.named_runs import resolve_run
 from pose.results import SweepResult
-from pose.search.space import parse_space
+from pose.search.space import check_together, parse_space
 from pose.search.study import Clock, Study
 from pose.sweep import make_sweep_plan, sweep
 from pose.tracking import Tracker
@@ -50,11 +50,27 @@ def test_space_has_ranges_and_choices():
         ("label_smoothing:0..2", "label_smoothing must be in [0, 1), got 2"),
         ("optimizer:adam|sgd", "optimizer must be one of"),
         ("batch_size:8|16,batch_size:4|8", "each setting once"),
+        ("learning_rate:1e-3|0.001", "must have each value of learning_rate once"),
+        ("num_epochs:1_0..2_0", "type int for num_epochs, got '1_0'"),
+        ("learning_rate:١..٢", "type float for learning_rate, got '١'"),
+        ("model:simple_cnn|", "type str for model, got ''"),
+        # Nobody would fetch what it names.
+        ("distil:demo|champion", "got 'distil'"),
+        # Only what lies between the ends cannot be, or only both together.
+        ("image_size:0..32", "got image_size=1: image_size must be in [16, 2048]"),
+        ("accumulate:2|1000000,batch_size:8|10000", "got accumulate=1000000, batch_size=10000"),
+        ("framing:resize|crop,crop_from:64|128", "got framing=resize, crop_from=64"),
+        (f"learning_rate:{'9' * 5000}", f"got '{'9' * 100}'"),
     ],
 )
 def test_a_space_that_cannot_be_is_refused(text, found):
-    with pytest.raises(InputError, match=re.escape(found)):
-        parse_space(text)
+    with pytest.raises(InputError, match=re.escape(found)) as caught:
+        check_together(parse_space(text), Recipe(model="simple_cnn", framing="resize"))
+    assert len(str(caught.value)) < 800
+
+
+def test_values_that_need_each_other_are_no_mistake():
+    check_together(parse_space("crop_from:128|256,framing:crop"), Recipe())
 
 
 def open_study(folder: Path) -> Study:

@@ -164,3 +164,16 @@ def test_real_weights_recognise_a_photograph(tmp_path):
     transfer = plan.transfer(("cat", "dog"))
     assert transfer.missing == ("classifier.weight", "classifier.bias")
     assert transfer.share == pytest.approx(0.99, abs=0.01)
+
+
+# Texts are programs of torch's reader: each of these stumbles over something else.
+@pytest.mark.parametrize(
+    "data", [b"root:x:0:0\n", b"hello\n", b"h\x07.", b"0.", b"]e.", b"K\x01.", b""]
+)
+def test_whatever_lies_where_weights_should_is_one_line(tmp_path, data):
+    (tmp_path / "weights.pth").write_bytes(data)
+    with pytest.raises(InputError, match="weights must be a safetensors file or a state dict, f"):
+        plan_from(tmp_path / "weights.pth")
+    seed_folder.write_weights(tmp_path / "own.pth", {})
+    with pytest.raises(InputError, match="must have the weights that were registered"):
+        seed_folder.check_weights(tmp_path / "weights.pth", "0" * 64, "this model")

@@ -14,7 +14,6 @@ import csv
 import hashlib
 import io
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from pose.errors import InputError, one_line
 from pose.files import ANY_SIZE, atomic_path, read_bytes, write_text
 from pose.history import COLUMNS, Row
 from pose.model_card import ModelCard, read_card
+from pose.weights import load_saved
 from pose_models import Framing, ImageClassifier, build_model
 
 CHECKPOINT = "last_ckpt.pth"
@@ -93,8 +93,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             raise InputError(
                 f"{path} must be a whole checkpoint, found one whose checksum is wrong"
             )
-        checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        checkpoint = load_saved(data)
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} must be a whole checkpoint, found: {one_line(error)}") from error
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path} must hold a training state, found {type(checkpoint).__name__}")
@@ -206,9 +208,8 @@ def check_weights(path: Path, sha256: str, name: str) -> None:
     if not sha256:
         return
     try:
-        data = io.BytesIO(read_bytes(path, ANY_SIZE))
-        found = weights_sha256(torch.load(data, map_location="cpu", weights_only=True))
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, ValueError) as error:
+        found = weights_sha256(load_saved(read_bytes(path, ANY_SIZE)))
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         found = one_line(error)
     if found != sha256:
         raise InputError(
@@ -244,14 +245,13 @@ def read_model(folder: Path, name: str = "") -> tuple[ImageClassifier, ModelCard
     name = name or str(folder)
     try:
         card = read_card(folder / CONFIG)
-        data = io.BytesIO(read_bytes(folder / WEIGHTS, ANY_SIZE))
-        weights = torch.load(data, map_location="cpu", weights_only=True)
+        weights = load_saved(read_bytes(folder / WEIGHTS, ANY_SIZE))
         recipe = card.settings
         model = build_model(
             card.model, card.labels, Framing.of(recipe), high_pass=recipe.get("high_pass", False)
         )
         model.load_state_dict(weights)
-    except (InputError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except (InputError, OSError) as error:
         # A member that was fetched lies in a folder whose name says nothing to anybody.
         reason = one_line(error, 300).replace(f"{folder}/", "")
         raise InputError(f"{name} must be a whole model, found: {reason}") from error
