@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ from pose.results import Predicted
 from pose.tracking.models import LoadedModel, load_model
 from pose_models.predictor import Predictor
 
+# After which it is said that images are still being looked for.
+SILENT_SECONDS = 3.0
+
 
 def predict(setup: PredictSetup, display: Display) -> Predicted:
     """Predict the image files that `setup` names and write its table.
@@ -36,7 +40,8 @@ def predict(setup: PredictSetup, display: Display) -> Predicted:
     """
     assert setup.model and setup.images
     out_path = _table_to_write(Path(setup.out_path), Path(setup.images))
-    found = find_images(setup.images)
+    with _said_if_slow(f"still looking for images in {printable(setup.images)[:200]}", display):
+        found = find_images(setup.images)
     files = found.files
     if setup.engine == "ray":
         check_ray()
@@ -65,6 +70,18 @@ def predict(setup: PredictSetup, display: Display) -> Predicted:
         num_bad=len(bad),
         images_per_second=len(waiting) / max(seconds, 1e-9),
     )
+
+
+@contextlib.contextmanager
+def _said_if_slow(text: str, display: Display) -> Iterator[None]:
+    """Say what is being done where it takes a while: a person may have meant another folder."""
+    timer = threading.Timer(SILENT_SECONDS, display.say, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _engine_ready(setup: PredictSetup) -> contextlib.AbstractContextManager[None]:

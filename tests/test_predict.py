@@ -1,6 +1,8 @@
 """`predict`: image files into a table, by a model that is all there is."""
 
 import dataclasses
+import glob
+import importlib
 import importlib.util
 import os
 import random
@@ -30,6 +32,9 @@ from pose_models.errors import ModelError
 from pose_models.pyfunc import _load_pyfunc
 from pose_models.seal import read_sealed
 
+# The function has the module's name.
+predict_module = importlib.import_module("pose.predict")
+
 
 @pytest.fixture
 def folder(stripes, tmp_path) -> Path:
@@ -50,6 +55,33 @@ def setup_of(model: Path, images: object, out: Path, **others: object) -> Predic
 
 def read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"file": str, "label": str}, keep_default_na=False)
+
+
+def test_two_stars_find_what_is_below_and_no_link_leads_round_in_circles(folder, monkeypatch):
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "1.jpg").touch()
+    monkeypatch.chdir(folder.parent)
+    patterns = ("photos/**/*.jpg", "**/*.jpg", f"{folder}/**", "**/more/**/1*.jpg", "ph*/**/zz*")
+    for pattern in patterns:
+        plain = {path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)}
+        assert plain and set(find_images(pattern).files) == plain
+    plain = set(find_images("photos/**/*.jpg").files)
+    # Two links are enough for more paths than there are atoms.
+    for name in ("a", "b"):
+        (folder / "more" / name).symlink_to(folder)
+    assert set(find_images("photos/**/*.jpg").files) == plain
+
+
+def test_a_search_that_takes_a_while_is_said(saved_ensemble, folder, tmp_path, monkeypatch):
+    def slow(images):
+        time.sleep(0.3)
+        return find_images(images)
+
+    monkeypatch.setattr(predict_module, "find_images", slow)
+    monkeypatch.setattr(predict_module, "SILENT_SECONDS", 0.1)
+    display = Said()
+    predict(setup_of(saved_ensemble, folder / "*0.jpg", tmp_path / "out.csv"), display)
+    assert display.lines[0] == f"still looking for images in {folder}/*0.jpg"
 
 
 def test_a_folder_becomes_a_table(saved_ensemble, folder, tmp_path):

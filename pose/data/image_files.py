@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pose.data.listing import Listing, list_images
@@ -55,7 +55,7 @@ def find_images(images: str) -> FoundImages:
     elif os.path.isfile(place):
         found = {images: place}
     else:
-        paths = sorted(glob.glob(images, recursive=True))
+        paths = sorted(_matches(images))
         found = {name: Path(name) for name in paths if not os.path.isdir(name)}
     if not found:
         raise InputError(
@@ -63,6 +63,42 @@ def find_images(images: str) -> FoundImages:
             f"table of paths, got {printable(images)[:200]!r}, which has none"
         )
     return FoundImages(found, odd)
+
+
+def _matches(pattern: str) -> set[str]:
+    """What a pattern finds; `**` stands for a folder and all below it, each of them once.
+
+    The standard library's goes round in circles where a link leads back up, without an end where
+    two do.
+    """
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        return set(glob.glob(pattern))
+    place = parts.index("**")
+    above, below = os.sep.join(parts[:place]), parts[place + 1 :] or ["*"]
+    tops = glob.glob(above or os.sep) if place else [""]
+    folders = (folder for top in tops for folder in _folders(top))
+    return {
+        path for folder in folders for path in _matches(os.path.join(glob.escape(folder), *below))
+    }
+
+
+def _folders(top: str) -> Iterator[str]:
+    """A folder and those below it that are not hidden, behind links too, but each only once."""
+    waiting, seen = [top], set()
+    while waiting:
+        folder = waiting.pop()
+        try:
+            info = os.stat(folder or os.curdir)
+            if (info.st_dev, info.st_ino) in seen:
+                continue
+            seen.add((info.st_dev, info.st_ino))
+            names = sorted(os.listdir(folder or os.curdir), reverse=True)
+        except OSError:
+            # No folder, or one that may not be looked into: a pattern finds nothing there.
+            continue
+        yield folder
+        waiting += [os.path.join(folder, name) for name in names if not name.startswith(".")]
 
 
 def _by_name(listing: Listing) -> dict[str, ImageFile]:
