@@ -2,8 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +20,9 @@ from pose.config import Recipe, Setup
 from pose.errors import InputError
 from pose.named_runs import AUTO, NAMED_RUNS, ResolvedRun, resolve_auto, resolve_run
 from pose.stop import StopRequest
+
+if TYPE_CHECKING:
+    from pose.auto import Chosen
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -83,7 +85,7 @@ def _train_auto(  # noqa: PLR0913 - what was typed, and who asks
 ) -> None:
     """Plan from the data, and train what comes of it."""
     # Imported here as in `_train`.
-    from pose.auto import TEXT, Auto
+    from pose.auto import Auto
     from pose.console import Console
     from pose.seeds.engines import engine_ready
     from pose.tracking import Tracker
@@ -113,7 +115,7 @@ def _train_auto(  # noqa: PLR0913 - what was typed, and who asks
             stop,
             given_run_id=given_run_id,
             dry_run=False,
-            texts={TEXT: chosen.text},
+            chosen=chosen,
         )
         if is_whole:
             auto.complete()
@@ -126,12 +128,12 @@ def _train(
     *,
     given_run_id: str | None,
     dry_run: bool,
-    texts: Mapping[str, str] | None = None,
+    chosen: "Chosen | None" = None,
 ) -> bool:
     """Train a run; whether all its members are finished.
 
     Args:
-        texts: what else the run keeps as artifacts, by file name.
+        chosen: the plan from the data that it follows, if there was one.
     """
     # Imported here: --help and --list need not wait for torch and MLflow.
     resolved = bring_registered(resolved, setup)
@@ -141,7 +143,8 @@ def _train(
     if dry_run:
         click.echo(f"{plan.text()}\n{check_located_data(plan)}")
         return False
-    plan = dataclasses.replace(plan, texts=texts or {})
+    if chosen is not None:
+        plan = dataclasses.replace(plan, texts=chosen.texts, head_start=chosen.head_start)
     from pose.console import Console
     from pose.run import train_run
     from pose.tracking import Tracker

@@ -37,8 +37,9 @@ from pose.search.halving import is_decided, seconds_of_each, survivors
 from pose.search.places import Here, trial_engine
 from pose.search.pretrained import available, names_for
 from pose.search.progress import Progress, ProgressFile, read_progress
-from pose.search.trial import TrialData, TrialJob, part_to_try, trial_recipe
-from pose.seeds.engines import engine_ready, num_at_once
+from pose.search.states import States
+from pose.search.trial import TrialData, TrialJob, Tried, part_to_try, trial_recipe
+from pose.seeds.engines import engine_ready, num_at_once, num_turns
 from pose.stop import Stop, ending
 from pose.tracking import TaskRecord, Tracker
 
@@ -76,12 +77,19 @@ class Chosen:
     Attributes:
         run: what is to be trained; None where it was asked to stop before that was known.
         text: the plan and its reasons, for people.
+        head_start: the state that the first member goes on from; None: it begins from scratch.
         stop_reason: why it stopped, if it did.
     """
 
     run: ResolvedRun | None
     text: str = ""
+    head_start: Path | None = None
     stop_reason: str | None = None
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """What the run keeps of it as artifacts, by file name."""
+        return {TEXT: self.text}
 
 
 class Auto:
@@ -111,6 +119,7 @@ class Auto:
         least = MIN_SEED_SECONDS * len(run.recipe.members(run.recipe.seeds))
         self._folder = Path(setup.output_root) / f"{run.name}_plan"
         self._file = ProgressFile(self._folder / RECORD, check_budget(run.recipe), least)
+        self._states = States(self._folder)
         self._run = run
         self._given = frozenset(given) - {"budget", "seeds"}
         self._has_seeds = "seeds" in given
@@ -150,6 +159,7 @@ class Auto:
     def complete(self) -> None:
         """The members are trained: the same command would plan anew."""
         self._file.save(dataclasses.replace(read_progress(self._file.path), is_done=True))
+        self._states.forget()
 
     def _choose(self, tracker: Tracker) -> Chosen:
         folder = find_dataset(self._setup, self._display)
@@ -187,6 +197,7 @@ class Auto:
                 trying = _Trying(
                     file=self._file, setup=self._setup, display=self._display, stop=self._stop,
                     recipes=recipes, engine=engine, record=record, tracker=tracker,
+                    states=self._states,
                 )  # fmt: skip
                 progress, reason = trying.run(progress)
                 if reason:
@@ -201,7 +212,11 @@ class Auto:
         else:
             progress, winner = before, candidates[before.chosen]
             text = self._describe(found, candidates, loaded, before)
-        return Chosen(run=self._chosen_run(winner, progress, len(loaded.dataset.ids)), text=text)
+        return Chosen(
+            run=self._chosen_run(winner, progress, len(loaded.dataset.ids)),
+            text=text,
+            head_start=self._head_start(progress),
+        )
 
     def _engine(
         self, loaded: LoadedData, recipes: Sequence[Recipe]
@@ -255,6 +270,14 @@ class Auto:
             changes={**self._run.changes, **changes, "seeds": recipe.seeds_text()},
         )
 
+    def _head_start(self, progress: Progress) -> Path | None:
+        """Where the winner's trials ended, if a member may know the rows that they knew.
+
+        With folds the first member is validated by some of them.
+        """
+        path = _last_state(self._states, progress)
+        return None if self._run.recipe.folds else path
+
     def _describe(
         self,
         found: Fingerprint,
@@ -307,6 +330,7 @@ class Auto:
             # A run that somebody deleted has another one in its place.
             return dataclasses.replace(before, run_id=record.run_id), record
         self._file.set_aside()
+        self._states.forget()
         record = tracker.open_task("plan", tags["run"], tags)
         return Progress(identity=identity, run_id=record.run_id), record
 
@@ -319,6 +343,7 @@ class _Trying:
         file: keeps what is decided.
         recipes: of the candidates.
         engine: tries them.
+        states: where they got to.
         record: of the plan in MLflow; trials are nested in it by `tracker`.
     """
 
@@ -328,6 +353,7 @@ class _Trying:
     stop: Stop
     recipes: list[Recipe]
     engine: Here
+    states: States
     record: TaskRecord
     tracker: Tracker
     _overheads: list[float] = dataclasses.field(default_factory=list)
@@ -344,8 +370,10 @@ class _Trying:
                 # Validating many squares takes its time: what is left belongs to the members.
                 break
             going = going[:size]
-            for trial in self._try(going, number, seconds, progress):
-                trials = (*progress.trials, trial)
+            for tried in self._try(going, number, seconds, progress):
+                if tried.state is not None:
+                    self.states.keep(tried.trial.candidate, number, tried.state)
+                trials = (*progress.trials, tried.trial)
                 progress = self.file.save(dataclasses.replace(progress, trials=trials))
             if len(progress.scores(number)) < len(going):
                 return self.file.save(progress), self.stop()
@@ -355,34 +383,54 @@ class _Trying:
         num_members = len(self.recipes[0].members(self.recipes[0].seeds))
         progress = dataclasses.replace(progress, at_once=num_at_once(self.setup, num_members))
         progress = self.file.finish(progress, going[0])
+        self.states.forget(but=_last_state(self.states, progress))
         for line in self.file.lines(progress):
             self.display.say(line)
         return progress, None
 
     def _try(
         self, going: Sequence[int], number: int, seconds: float, progress: Progress
-    ) -> Iterator[AutoTrial]:
+    ) -> Iterator[Tried]:
         """The trials of a round that are not over yet, as they end, up to a request to stop."""
         at_once = self.engine.num_at_once(len(going))
         seconds = seconds_of_each(seconds, len(going), at_once)
         waiting = [index for index in going if index not in progress.scores(number)]
         # When its turn has come, a job has as long as those before it leave to it.
-        jobs = (self._job(index, number, seconds) for index in waiting)
-        for job, trial in self.engine(jobs):
-            self._overheads.append(trial.seconds - job.limit)
-            self._log(str(job), trial)
-            yield trial
+        of = self._whole_seconds(progress)
+        jobs = (self._job(index, number, seconds, of) for index in waiting)
+        for job, tried in self.engine(jobs):
+            self._overheads.append(tried.trial.seconds - job.limit)
+            self._log(str(job), tried.trial)
+            yield tried
 
-    def _job(self, index: int, number: int, seconds: float) -> TrialJob:
+    def _whole_seconds(self, progress: Progress) -> float:
+        """Of the training that a trial is the beginning of: a member's, as far as that is known."""
+        tried = sum(
+            seconds_of_each(seconds, size, self.engine.num_at_once(size))
+            for size, seconds in progress.rounds
+        )
+        num = len(self.recipes[0].members(self.recipes[0].seeds))
+        return max(self.file.rest / num_turns(num, num_at_once(self.setup, num)), 2 * tried)
+
+    def _job(self, index: int, number: int, seconds: float, of: float) -> TrialJob:
         overhead = float(np.mean(self._overheads or [TRIAL_OVERHEAD]))
         return TrialJob(
             candidate=index,
             round=number,
             recipe=trial_recipe(self.recipes[index]),
             limit=max(seconds - overhead, 0.5),
+            of=of,
             device=self.setup.device,
             precision=self.setup.precision,
+            state=self._state_before(index, number),
         )
+
+    def _state_before(self, index: int, number: int) -> bytes | None:
+        try:
+            return self.states.find(index, number - 1)
+        except InputError as error:
+            self.display.say(f"warning: {error}; candidate {index + 1} begins anew")
+            return None
 
     def _log(self, name: str, trial: AutoTrial) -> None:
         changes = {name: getattr(self.recipes[trial.candidate], name) for name in TRIED}
@@ -404,3 +452,12 @@ class _Trying:
         except InputError as error:
             # The plan is kept in its folder; what waits for nobody is not worth the night.
             self.display.say(f"warning: {name} is not recorded: {error}")
+
+
+def _last_state(states: States, progress: Progress) -> Path | None:
+    """Where the chosen candidate got to; None where it was not tried, or diverged."""
+    rounds = [own.round for own in progress.trials if own.candidate == progress.chosen]
+    if not rounds:
+        return None
+    path = states.path(progress.chosen or 0, rounds[-1])
+    return path if path.exists() else None

@@ -39,6 +39,7 @@ class Plan:
         setup: where it happens.
         folder: where the seeds' folders lie.
         texts: what else the run keeps as artifacts, by file name.
+        head_start: the file of a state that the first member goes on from; None: from scratch.
     """
 
     run: ResolvedRun
@@ -47,6 +48,7 @@ class Plan:
     precision: torch.dtype
     folder: Path
     texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    head_start: Path | None = None
 
     @property
     def recipe(self) -> Recipe:

@@ -35,6 +35,7 @@ from pose.results import RunResult, SeedResult, spread
 from pose.seeds import folder as seed_folder
 from pose.seeds.engines import Budget, engine_ready, num_at_once, pick_engine
 from pose.seeds.job import SeedJob
+from pose.seeds.train import write_head_start
 from pose.stop import Stop, ending
 from pose.sync import lock_of
 from pose.tracking import DataRecord, RunRecord, RunRequest, SeedRecord, Tracker
@@ -78,6 +79,8 @@ def train_run(plan: Plan, tracker: Tracker, display: Display, stop: Stop) -> Run
                 own = (record.run_id, plan.recipe.exclude_sha256 or "")
                 _say_returned(plan.run.name, own, loaded, tracker, display)
             _say_transfer(plan, loaded, record, display)
+            if not record.is_continued:
+                _give_head_start(plan, loaded, display)
             # A store that refuses is found before training; one that is away is waited for.
             record.settle()
             results = _train_members(plan, loaded, record, tracker, display, stop)
@@ -169,6 +172,19 @@ def _say_transfer(plan: Plan, loaded: LoadedData, record: RunRecord, display: Di
         for line in transfer.lines():
             display.say(line)
         record.log_text("\n".join(transfer.lines()) + "\n", "weights.txt")
+
+
+def _give_head_start(plan: Plan, loaded: LoadedData, display: Display) -> None:
+    """Let the first member go on from where a trial of its recipe ended, if there was one."""
+    if plan.head_start is None:
+        return
+    job = _job(plan, loaded, plan.recipe.members(plan.recipe.seeds)[0])
+    try:
+        seconds = write_head_start(job, loaded, plan.head_start)
+    except InputError as error:
+        display.say(f"warning: {error}; {job.key} begins from scratch")
+        return
+    display.say(f"{job.key}: goes on from its trials, which trained it for {seconds:.0f} s")
 
 
 def _say_returned(

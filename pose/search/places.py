@@ -16,8 +16,7 @@ from pose.data.tensors import framing_of
 from pose.device import keep_freed_memory
 from pose.display import Display
 from pose.plan import member_threads
-from pose.results import AutoTrial
-from pose.search.trial import TrialData, TrialJob, try_candidate
+from pose.search.trial import TrialData, TrialJob, Tried, try_candidate
 from pose.seeds.engines import device_there, gpus_of, num_at_once
 from pose.stop import Stop
 from pose.workers import Workers
@@ -72,13 +71,13 @@ class Here:
         """How many of so many trials go side by side."""
         return min(1, num_trials)
 
-    def __call__(self, jobs: Iterable[TrialJob]) -> Iterator[tuple[TrialJob, AutoTrial]]:
+    def __call__(self, jobs: Iterable[TrialJob]) -> Iterator[tuple[TrialJob, Tried]]:
         """The jobs with what came of them, up to one that was stopped."""
         for job in jobs:
-            trial = try_candidate(job, self.load(job.recipe), self._stop)
-            if trial is None:
+            tried = try_candidate(job, self.load(job.recipe), self._stop)
+            if tried is None:
                 return
-            yield job, trial
+            yield job, tried
 
 
 class SideBySide(Here):
@@ -116,7 +115,7 @@ class SideBySide(Here):
         """How many of so many trials go side by side."""
         return min(num_at_once(self._setup, num_trials), num_trials)
 
-    def __call__(self, jobs: Iterable[TrialJob]) -> Iterator[tuple[TrialJob, AutoTrial]]:
+    def __call__(self, jobs: Iterable[TrialJob]) -> Iterator[tuple[TrialJob, Tried]]:
         """The jobs with what came of them, as they end, up to a request to stop."""
         threads = member_threads(self._setup)
         placed = (dataclasses.replace(job, device=self._device, threads=threads) for job in jobs)
@@ -157,11 +156,12 @@ def _prepare(data: TrialData, job: Preparation) -> None:
         data.load(recipe)
 
 
-def _try(data: TrialData, job: TrialJob) -> AutoTrial:
+def _try(data: TrialData, job: TrialJob) -> Tried:
     """What a process of this or another machine does: find the images, train, score."""
     keep_freed_memory()
     torch.set_num_threads(job.threads)
     started = time.monotonic()
-    trial = try_candidate(job, data.load(job.recipe), lambda: None)
-    assert trial is not None
-    return dataclasses.replace(trial, seconds=time.monotonic() - started)
+    tried = try_candidate(job, data.load(job.recipe), lambda: None)
+    assert tried is not None
+    trial = dataclasses.replace(tried.trial, seconds=time.monotonic() - started)
+    return dataclasses.replace(tried, trial=trial)

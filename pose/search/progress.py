@@ -82,6 +82,11 @@ class ProgressFile:
         self._least = least
         self._started = time.monotonic()
 
+    @property
+    def rest(self) -> float:
+        """Seconds for the members where all the time for trying is used."""
+        return (1 - SEARCH_SHARE) * self.budget
+
     def find(self, identity: str) -> Progress | None:
         """The unfinished plan of this identity; None where there is none."""
         try:

@@ -24,14 +24,15 @@ from pose.errors import DivergedError, InputError
 from pose.member_key import MemberKey
 from pose.metrics import f1_of
 from pose.results import AutoTrial
+from pose.seeds.folder import checkpoint_bytes, parse_checkpoint
 from pose.seeds.train import build_fitted
 from pose.stop import Stop
-from pose.training.loop import train
-from pose.training.predict import probs_of
+from pose.training.loop import check_validated, train_for
+from pose.training.predict import predict_logits, probs_of
 from pose.training.state import start_state
 from pose.training.step import Step
 
-# Folds of the rows that train: each round validates on another one.
+# Folds of the rows that train, of which one says how good a candidate is.
 NUM_FOLDS = 5
 # Trials train and validate on so many images at most: they have seconds.
 MAX_ROWS = 8000
@@ -46,7 +47,10 @@ class TrialJob:
     Attributes:
         candidate, round: numbers, from 0.
         recipe: of the candidate, as `trial_recipe` makes it.
-        limit: seconds of training.
+        limit: seconds of training in this round.
+        of: seconds of the whole training that this is the beginning of.
+        device, precision: that were asked for.
+        state: where the round before ended, as `checkpoint_bytes` has it; None: from scratch.
         threads: of the CPU; 0: as many as torch takes.
     """
 
@@ -54,8 +58,10 @@ class TrialJob:
     round: int
     recipe: Recipe
     limit: float
+    of: float
     device: str
     precision: str
+    state: bytes | None = None
     threads: int = 0
 
     def __str__(self) -> str:
@@ -63,8 +69,20 @@ class TrialJob:
 
     @property
     def key(self) -> MemberKey:
-        """The seed, and the fold that validates it: each round has one of its own."""
-        return MemberKey(self.recipe.seeds[0], self.round % NUM_FOLDS + 1)
+        """The seed, and the fold that validates it: the same in all rounds."""
+        return MemberKey(self.recipe.seeds[0], 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What came of a trial.
+
+    Attributes:
+        state: to go on from, as `checkpoint_bytes` has it; None where training diverged.
+    """
+
+    trial: AutoTrial
+    state: bytes | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,28 +132,39 @@ def trial_recipe(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, folds=NUM_FOLDS, budget=None)
 
 
-def try_candidate(job: TrialJob, loaded: LoadedData, stop: Stop) -> AutoTrial | None:
-    """Train a candidate from scratch, and score it; None where it was asked to stop.
+def try_candidate(job: TrialJob, loaded: LoadedData, stop: Stop) -> Tried | None:
+    """Train a candidate for a while, and score it; None where it was asked to stop.
 
     Args:
         loaded: the rows that trials may know.
+
+    Raises:
+        InputError: the state to go on from is damaged.
     """
     device = pick_device(job.device)
+    precision = pick_precision(job.precision, device)
     started = time.monotonic()
     recipe = job.recipe
     data = _with_few_that_validate(training_data(loaded, recipe, job.key, device), recipe)
     labels = loaded.dataset.classes.labels
     state = start_state(partial(build_fitted, recipe, labels, data), recipe, job.key.seed, device)
-    step = Step(state, data, recipe, pick_precision(job.precision, device))
+    if job.state is not None:
+        state.load_state_dict(parse_checkpoint(job.state, f"the state of {job}"))
+    step = Step(state, data, recipe, precision)
+    kept, scores = None, (0.0, 0.0, 0.0)
     try:
-        if train(step, stop=stop, time_limit=job.limit) == stop():
+        if not train_for(step, job.limit, of=job.of, stop=stop):
             return None
-        assert state.val_logits is not None
-        val_f1, val_gain, val_auc = _scores(probs_of(state.val_logits), data)
+        logits = predict_logits(state.scored_model(), data.images, data.val_rows, precision)
+        check_validated(state, logits, 0.0)
+        scores = _scores(probs_of(logits), data)
+        kept = checkpoint_bytes({**state.state_dict(), "precision": str(precision)})
     except DivergedError:
-        val_f1, val_gain, val_auc = 0.0, 0.0, 0.0
+        # Its scores are those of knowing nothing: another one wins.
+        pass
     rates = [row["images_per_second"] for row in state.history]
-    return AutoTrial(
+    val_f1, val_gain, val_auc = scores
+    trial = AutoTrial(
         candidate=job.candidate,
         round=job.round,
         val_f1=val_f1,
@@ -145,10 +174,11 @@ def try_candidate(job: TrialJob, loaded: LoadedData, stop: Stop) -> AutoTrial | 
         images_per_second=float(np.median(rates)) if rates else 0.0,
         seconds=time.monotonic() - started,
     )
+    return Tried(trial=trial, state=kept)
 
 
 def _with_few_that_validate(data: TrainingData, recipe: Recipe) -> TrainingData:
-    """The same with some hundred rows that validate: each epoch, and with crops many times each."""
+    """The same with some hundred rows that validate: with crops, each many times."""
     limit = MAX_VAL_CROPPED if recipe.framing == "crop" else MAX_VAL
     order = torch.randperm(len(data.val_rows), generator=torch.Generator().manual_seed(0))
     return dataclasses.replace(data, val_rows=data.val_rows[order[:limit].sort().values])

@@ -63,7 +63,15 @@ def write_checkpoint(folder: Path, checkpoint: dict[str, Any]) -> None:
             os.replace(folder / CHECKPOINT, folder / PREVIOUS_CHECKPOINT)
 
 
-def _seal(handle: io.BufferedRandom) -> None:
+def checkpoint_bytes(checkpoint: dict[str, Any]) -> bytes:
+    """What `write_checkpoint` leaves in a file."""
+    handle = io.BytesIO()
+    torch.save(checkpoint, handle)
+    _seal(handle)
+    return handle.getvalue()
+
+
+def _seal(handle: io.BufferedRandom | io.BytesIO) -> None:
     """Append the digest of what is in the file, as the comment of a zip file that has none."""
     end = handle.seek(0, os.SEEK_END) - _LENGTH_FIELD
     handle.seek(0)
@@ -85,21 +93,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         InputError: the file is not, to the last bit, what was written.
     """
     try:
-        data = read_bytes(path, ANY_SIZE)
-        body, seal = data[: -_SEAL_LENGTH - _LENGTH_FIELD], data[-_SEAL_LENGTH:]
-        length = data[len(body) : -_SEAL_LENGTH]
-        expected = _SEAL + hashlib.sha256(body).hexdigest().encode()
-        if seal != expected or length != _SEAL_LENGTH.to_bytes(_LENGTH_FIELD, "little"):
-            raise InputError(
-                f"{path} must be a whole checkpoint, found one whose checksum is wrong"
-            )
-        checkpoint = load_saved(data)
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
+        return parse_checkpoint(read_bytes(path, ANY_SIZE), str(path))
+    except OSError as error:
         raise InputError(f"{path} must be a whole checkpoint, found: {one_line(error)}") from error
+
+
+def parse_checkpoint(data: bytes, name: str) -> dict[str, Any]:
+    """As `read_checkpoint`, from the bytes of a file; errors call it by `name`."""
+    body, seal = data[: -_SEAL_LENGTH - _LENGTH_FIELD], data[-_SEAL_LENGTH:]
+    length = data[len(body) : -_SEAL_LENGTH]
+    expected = _SEAL + hashlib.sha256(body).hexdigest().encode()
+    if seal != expected or length != _SEAL_LENGTH.to_bytes(_LENGTH_FIELD, "little"):
+        raise InputError(f"{name} must be a whole checkpoint, found one whose checksum is wrong")
+    try:
+        checkpoint = load_saved(data)
+    except ValueError as error:
+        raise InputError(f"{name} must be a whole checkpoint, found: {one_line(error)}") from error
     if not isinstance(checkpoint, dict):
-        raise InputError(f"{path} must hold a training state, found {type(checkpoint).__name__}")
+        raise InputError(f"{name} must hold a training state, found {type(checkpoint).__name__}")
     return checkpoint
 
 

@@ -104,6 +104,44 @@ def begin(job: SeedJob, loaded: LoadedData) -> tuple[TrainState, TrainingData, t
     return state, data, pick_precision(job.precision, device)
 
 
+def write_head_start(job: SeedJob, loaded: LoadedData, source: Path) -> float:
+    """Leave a checkpoint in the member's folder that begins where a trial of its recipe ended.
+
+    What the trial knows of its own validation is left behind: the member's history begins anew.
+
+    Args:
+        source: file of the trial's state, as `checkpoint_bytes` has it.
+
+    Returns:
+        The seconds that the trial had trained for.
+
+    Raises:
+        InputError: `source` is damaged, or the checkpoint cannot be written.
+    """
+    state = seed_folder.read_checkpoint(source)
+    seconds = sum(row["epoch_seconds"] for row in state["history"])
+    checkpoint = {
+        **state,
+        "history": [],
+        "head_start": seconds,
+        "identity": _identity(job, loaded),
+        "processes": job.processes,
+    }
+    job.output.mkdir(parents=True, exist_ok=True)
+    seed_folder.write_checkpoint(job.output, checkpoint)
+    return float(seconds)
+
+
+def _identity(job: SeedJob, loaded: LoadedData) -> dict[str, Any]:
+    """What a checkpoint must belong to if it is to be continued."""
+    return {
+        "recipe": job.recipe.digest(),
+        "seed": job.seed,
+        "dataset_digest": loaded.digest,
+        **({"fold": job.fold} if job.fold else {}),
+    }
+
+
 def _train(
     job: SeedJob,
     loaded: LoadedData,
@@ -114,13 +152,7 @@ def _train(
 ) -> SeedResult:
     recipe = job.recipe
     state, data, precision = begin(job, loaded)
-    # What a checkpoint must belong to if it is to be continued.
-    identity = {
-        "recipe": recipe.digest(),
-        "seed": job.seed,
-        "dataset_digest": loaded.digest,
-        **({"fold": job.fold} if job.fold else {}),
-    }
+    identity = _identity(job, loaded)
     saved = _find_checkpoint(job, identity, tracker, display)
     if saved is not None:
         state.load_state_dict(saved)

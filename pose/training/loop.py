@@ -90,19 +90,66 @@ def train(
             callback(state, row)
 
 
+def train_for(step: Step, seconds: float, *, of: float, stop: Stop = lambda: None) -> bool:
+    """The first part of a training by the clock, or its next one, without validation.
+
+    The history has an entry per epoch, of which only the seconds and the images are known.
+
+    Args:
+        seconds: of this part.
+        of: seconds of the whole training, which the schedule follows.
+
+    Returns:
+        Whether the part is done; False: it was asked to stop.
+
+    Raises:
+        DivergedError: a loss that is not finite.
+    """
+    state = step.state
+    until = state.seconds + seconds
+    while True:
+        pace = Pace(step.recipe, state, max(of, until), until)
+        if pace.is_over():
+            return True
+        started = time.perf_counter()
+        trained = train_one_epoch(step, pace, stop, lambda done, total: None)
+        if trained is None:
+            return False
+        elapsed = time.perf_counter() - started
+        state.history.append(
+            {
+                "epoch": state.num_epochs_done + 1,
+                "epoch_seconds": elapsed,
+                "images_per_second": trained["num_images"] / elapsed,
+            }
+        )
+
+
 class Pace:
     """How far training has come, from 0 to 1: by epochs, or by the clock where time is limited.
 
     Made anew for each epoch. Its validation is assumed to take as long as the last one.
+
+    Args:
+        until: seconds at which to pause; None: at the limit.
     """
 
-    def __init__(self, recipe: Recipe, state: TrainState, time_limit: float | None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        state: TrainState,
+        time_limit: float | None,
+        until: float | None = None,
+    ) -> None:
         self._num_epochs = recipe.num_epochs
         self._num_epochs_done = state.num_epochs_done
         self._time_limit = time_limit
+        self._head_start = state.head_start
         self._seconds_before = state.seconds
         self._started = time.perf_counter()
         self._validation_seconds = state.validation_seconds
+        # The progress at which epochs end.
+        self.end = 1.0 if until is None or time_limit is None else until / time_limit
 
     def progress(self, part_of_epoch: float) -> float:
         """Part of training that is done, after `part_of_epoch` of this epoch's batches."""
@@ -111,11 +158,11 @@ class Pace:
         elapsed = self._seconds_before + time.perf_counter() - self._started
         # Never zero or less, however short the limit is.
         available = max(self._time_limit - self._validation_seconds, 1e-9)
-        return min(1.0, elapsed / available)
+        return min(1.0, (self._head_start + elapsed) / (self._head_start + available))
 
     def is_over(self) -> bool:
         """Whether there is nothing left to train before this epoch."""
-        return self._num_epochs_done > 0 and self.progress(0.0) >= 1
+        return self._num_epochs_done > 0 and self.progress(0.0) >= self.end
 
 
 def train_one_epoch(step: Step, pace: Pace, stop: Stop, progress: BatchProgress) -> Row | None:
@@ -140,7 +187,7 @@ def train_one_epoch(step: Step, pace: Pace, stop: Stop, progress: BatchProgress)
         if stop():
             return None
         done = pace.progress(number / len(batches))
-        if done >= 1 and number > 0:
+        if done >= pace.end and number > 0:
             batches, losses = batches[:number], losses[:number]
             break
         learning_rate = learning_rate_at(step.recipe, done)

@@ -23,6 +23,7 @@ class TrainState:
             is saved, and None before this session has ended an epoch.
         best_logits: the same of the best weights; None where another session found these.
         smaller_batch: images at a time, where memory was not enough for the recipe's.
+        head_start: seconds of training before the first epoch of the history.
     """
 
     model: ImageClassifier
@@ -38,10 +39,11 @@ class TrainState:
     best_logits: Tensor | None = None
     validation_seconds: float = 0.0
     smaller_batch: int | None = None
+    head_start: float = 0.0
 
     @property
     def seconds(self) -> float:
-        """Time that the complete epochs took, validation included."""
+        """Time that the complete epochs took, validation included, without a head start."""
         return sum(row["epoch_seconds"] for row in self.history)
 
     @property
@@ -75,6 +77,7 @@ class TrainState:
             "best_val_f1": self.best_val_f1,
             "best_weights": self.best_weights,
             "smaller_batch": self.smaller_batch,
+            "head_start": self.head_start,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -93,8 +96,9 @@ class TrainState:
         self.best_val_f1 = saved["best_val_f1"]
         self.best_weights = saved["best_weights"]
         self.val_logits = self.best_logits = None
-        # Checkpoints of earlier versions have none.
+        # Checkpoints of earlier versions have neither.
         self.smaller_batch = saved.get("smaller_batch")
+        self.head_start = saved.get("head_start", 0.0)
 
 
 def start_state(

@@ -66,7 +66,8 @@ class Step:
         """
         self.state.model.train()
         if self.recipe.freeze_epochs:
-            is_frozen = num_epochs_done < self.recipe.freeze_epochs
+            # A head start has trained the head.
+            is_frozen = num_epochs_done < self.recipe.freeze_epochs and not self.state.head_start
             optimization.freeze_all_but_head(self.state.model, is_frozen)
         gathered = [self.gathered(rows) for rows in batches]
         for rows, _ in zip(batches, decoding_ahead(self.data.images, gathered), strict=False):
