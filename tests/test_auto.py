@@ -1,6 +1,7 @@
 """A plan from the data: what is tried, how it goes on after a stop, and what comes of it."""
 
 import dataclasses
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -177,7 +178,12 @@ def test_a_plan_goes_on_after_a_stop_and_its_choice_never_saw_what_validates(
     assert "at_once" not in path.read_text()
     assert f"Members for the other {progress.rest:.0f} s: 1. The rows" in chosen.text
     # Chosen already: it is not tried again.
-    assert plan(lambda: None).choose(Tracker()).run == chosen.run
+    assert plan(lambda: None).choose(Tracker()) == chosen
+    # The first member goes on from the winner's last trial; others leave nothing.
+    last = [own.round for own in progress.trials if own.candidate == progress.chosen][-1]
+    own = path.with_name(f"round_{last + 1}_candidate_{progress.chosen + 1}.pth")
+    assert chosen.head_start == Path("outputs", "auto_plan", own.name)
+    assert list(path.parent.glob("*.pth")) == [own]
 
     client = mlflow.MlflowClient()
     (record,) = client.search_runs(["0"], "tags.kind = 'plan'")
@@ -194,6 +200,7 @@ def test_a_plan_goes_on_after_a_stop_and_its_choice_never_saw_what_validates(
     assert not set(known.tolist()) & set(val.tolist())
     whole.complete()
     assert read_progress(path).is_done
+    assert not own.exists()
 
 
 def test_a_late_plan_decides_by_the_rounds_that_it_had(tmp_path, monkeypatch, stripes):

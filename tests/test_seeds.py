@@ -19,8 +19,10 @@ from pose.predictions import read_predictions
 from pose.seeds import folder as seed_folder
 from pose.seeds.engines import SAVING_SECONDS, Budget, train_here
 from pose.seeds.job import NoTracking, SeedJob
-from pose.seeds.train import load_job_data, train_seed
+from pose.seeds.train import begin, load_job_data, train_seed, write_head_start
+from pose.training.loop import train_for
 from pose.training.predict import predict_logits, probs_of
+from pose.training.step import Step
 
 TINY = Recipe(model="simple_cnn", image_size=32, batch_size=16, num_epochs=3, seeds=(4, 5))
 
@@ -307,3 +309,28 @@ def test_a_share_is_never_nothing():
     budget = Budget(10, 2)
     budget.spend(40)
     assert budget.share() > 0
+
+
+def test_a_member_goes_on_from_a_trial_and_its_history_is_its_own(tmp_path, stripes):
+    job = dataclasses.replace(job_in(tmp_path, stripes, freeze_epochs=1), time_limit=1.0)
+    loaded = load_job_data(job, NoDisplay())
+    state, data, precision = begin(job, loaded)
+    assert train_for(Step(state, data, job.recipe, precision), 0.4, of=2.0)
+    source = tmp_path / "round_1_candidate_1.pth"
+    kept = {**state.state_dict(), "precision": str(precision)}
+    source.write_bytes(seed_folder.checkpoint_bytes(kept))
+
+    assert write_head_start(job, loaded, source) == pytest.approx(state.seconds)
+    said = Said()
+    result = train_seed(job, loaded, NoTracking(), said, never)
+    assert said.text == ""
+    assert result.history[0]["epoch"] == 1
+    # The limit is for what comes now.
+    assert 0.9 < result.seconds < 2.0
+    after = seed_folder.read_checkpoint(job.output / seed_folder.CHECKPOINT)
+    assert after["head_start"] == pytest.approx(state.seconds)
+
+    data = source.read_bytes()
+    source.write_bytes(data[:-100] + bytes([data[-100] ^ 1]) + data[-99:])
+    with pytest.raises(InputError, match=r"round_1_candidate_1\.pth must be a whole checkpoint"):
+        write_head_start(job, loaded, source)

@@ -11,7 +11,7 @@ from pose.data.tensors import TrainingData
 from pose.errors import DivergedError
 from pose.named_runs import NAMED_RUNS
 from pose.seeds import folder as seed_folder
-from pose.training.loop import check_validated, split_batches, train
+from pose.training.loop import Pace, check_validated, split_batches, train, train_for
 from pose.training.optimization import learning_rate_at
 from pose.training.predict import predict_logits, score_logits
 from pose.training.state import start_state
@@ -315,3 +315,33 @@ def test_class_weights_by_hand():
     root = class_weights(labels, 2, "sqrt")
     assert float(root[1] / root[0]) == pytest.approx(3**0.5)
     assert float(root[labels].mean()) == pytest.approx(1.0)
+
+
+def test_training_in_parts_follows_the_clock_of_the_whole(data):
+    state = start(TINY)
+    step = Step(state, data, TINY, torch.float32)
+    assert train_for(step, 0.3, of=1.0)
+    first, num_epochs = state.seconds, state.num_epochs_done
+    # A batch may end after the time is up.
+    assert 0.3 <= first < 0.6
+    assert train_for(step, 0.3, of=1.0)
+    assert first + 0.3 <= state.seconds < first + 0.6
+    assert state.num_epochs_done > num_epochs
+    assert not train_for(step, 0.3, of=1.0, stop=lambda: "signal")
+    assert all(row["images_per_second"] > 0 for row in state.history)
+
+
+def test_a_head_start_counts_for_the_schedule_and_not_for_the_limit(data):
+    state = start(TINY)
+    state.head_start = 30.0
+    assert Pace(TINY, state, 10.0).progress(0.0) == pytest.approx(0.75, abs=0.01)
+    assert Pace(TINY, state, 10.0, until=5.0).end == 0.5
+    state.history = [{"epoch": 1, "epoch_seconds": 5.0}]
+    assert Pace(TINY, state, 10.0).progress(0.0) == pytest.approx(0.875, abs=0.01)
+    again = start(TINY)
+    again.load_state_dict(state.state_dict())
+    assert (again.head_start, again.seconds) == (30.0, 5.0)
+    # A checkpoint of an earlier version.
+    older = {name: value for name, value in state.state_dict().items() if name != "head_start"}
+    again.load_state_dict(older)
+    assert again.head_start == 0
