@@ -1,9 +1,9 @@
 """A plan from the data: what is tried for a part of the time, and what is trained for the rest.
 
 The run `auto` has no recipe of its own. What a folder is like decides which networks, sizes and
-framings are tried (`pose.search.candidates`); successive halving finds the best of them on folds of
-the rows that will train. The rows that will validate the run decide nothing, so its score is as
-honest as that of any run.
+framings are tried (`pose.search.candidates`); successive halving finds the best of them on a fold
+of the rows that will train, and the first member goes on where the winner's trials ended. The rows
+that will validate the run decide nothing, so its score is as honest as that of any run.
 """
 
 import dataclasses
@@ -290,6 +290,8 @@ class Auto:
         num_members = len(recipe.members(self._seeds(progress, num_images)))
         is_usual = num_members == len(recipe.members(recipe.seeds))
         fewer = "" if is_usual else f" (more would learn for fewer than {MIN_EPOCHS} epochs each)"
+        has_start = self._head_start(progress) is not None
+        start = "; the first goes on from its trials" if has_start else ""
         flattery = (
             "With folds every row validates somebody, and decided here as well: the score of the "
             "run is a little flattering."
@@ -304,7 +306,7 @@ class Auto:
             progress.trials,
             progress.chosen or 0,
             f"{progress.seconds:.0f} of {self._file.budget:.0f} s went into this. Members for the "
-            f"other {progress.rest:.0f} s: {num_members}{fewer}. {flattery}",
+            f"other {progress.rest:.0f} s: {num_members}{fewer}{start}. {flattery}",
         )
 
     def _identity(self, loaded: LoadedData, candidates: Sequence[Candidate]) -> str:
@@ -436,7 +438,7 @@ class _Trying:
         changes = {name: getattr(self.recipes[trial.candidate], name) for name in TRIED}
         self.display.say(
             f"{name}: val_f1 {trial.val_f1:.4f}, area {trial.val_auc:.4f} after "
-            f"{trial.num_epochs} epochs, "
+            f"{trial.num_epochs:.1f} epochs, "
             f"{trial.images_per_second:.0f} images/s, {trial.seconds:.0f} s"
         )
         try:

@@ -102,9 +102,11 @@ class AutoTrial:
 
     Attributes:
         candidate, round: numbers, from 0.
-        val_f1: of the last epoch on the fold of the round; 0 where training diverged.
+        val_f1: at its end on the fold that validates trials; 0 where training diverged.
         val_gain: by how much that is above the macro F1 of always the commonest class.
         val_auc: area under the ROC curve, mean over the classes; alike.
+        num_epochs: how often an image was seen, in this round and those before.
+        seconds: that the round took it.
     """
 
     candidate: int
@@ -112,7 +114,7 @@ class AutoTrial:
     val_f1: float
     val_gain: float
     val_auc: float
-    num_epochs: int
+    num_epochs: float
     images_per_second: float
     seconds: float
 

@@ -141,12 +141,7 @@ def describe_auto(
     for index, (candidate, reason) in enumerate(candidates):
         own_trials = [score_of.get((index, number)) for number in range(num_rounds)]
         rates = [own.images_per_second for own in own_trials if own]
-        scores = "".join(
-            f" {own.val_f1:.4f}, {own.val_auc:.4f} ({own.seconds:.0f} s, {own.num_epochs} epochs) |"
-            if own
-            else " |"
-            for own in own_trials
-        )
+        scores = "".join(f" {_scores_of(own)} |" if own else " |" for own in own_trials)
         mark = "**" if index == chosen else ""
         rate = f"{rates[-1]:.0f}" if rates else ""
         lines.append(f"| {mark}{candidate}{mark} | {reason} | {rate} |{scores}")
@@ -159,6 +154,11 @@ def describe_auto(
     return "\n".join(lines) + "\n"
 
 
+def _scores_of(trial: AutoTrial) -> str:
+    took = f"{trial.seconds:.0f} s, {trial.num_epochs:.1f} epochs"
+    return f"{trial.val_f1:.4f}, {trial.val_auc:.4f} ({took})"
+
+
 def _why_chosen(trials: Sequence[AutoTrial]) -> str:
     if not trials:
         return "the only candidate: the settings that were given leave nothing to try."
@@ -166,8 +166,8 @@ def _why_chosen(trials: Sequence[AutoTrial]) -> str:
         "which was the best of the last round; one that is far ahead ends the rounds. A trial's "
         "numbers are macro F1 and the area under the ROC curve; it is ranked by the area, and by "
         "how much its F1 is above that of always "
-        "the commonest class. Each round validates on another fold of the rows that train, "
-        "and gives those that are left more time."
+        "the commonest class. All are validated on one fold of the rows that train. "
+        "Each round goes on where the last one ended, and gives those that are left more time."
     )
 
 

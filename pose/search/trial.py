@@ -163,6 +163,7 @@ def try_candidate(job: TrialJob, loaded: LoadedData, stop: Stop) -> Tried | None
         # Its scores are those of knowing nothing: another one wins.
         pass
     rates = [row["images_per_second"] for row in state.history]
+    num_images = sum(row["images_per_second"] * row["epoch_seconds"] for row in state.history)
     val_f1, val_gain, val_auc = scores
     trial = AutoTrial(
         candidate=job.candidate,
@@ -170,7 +171,7 @@ def try_candidate(job: TrialJob, loaded: LoadedData, stop: Stop) -> Tried | None
         val_f1=val_f1,
         val_gain=val_gain,
         val_auc=val_auc,
-        num_epochs=state.num_epochs_done,
+        num_epochs=round(num_images / len(data.train_rows), 1),
         images_per_second=float(np.median(rates)) if rates else 0.0,
         seconds=time.monotonic() - started,
     )

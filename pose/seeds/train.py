@@ -159,6 +159,8 @@ def _train(
         for line in _differences(job, state, saved, precision):
             display.say(f"{job.key}: {line}")
     tracker.log_epochs(state.history)
+    if state.head_start:
+        tracker.log_tags({"head_start_seconds": f"{state.head_start:.0f}"})
     seconds_before = state.seconds
 
     def save_then_log(state: TrainState, row: Row) -> None:
