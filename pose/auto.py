@@ -33,7 +33,7 @@ from pose.results import AutoTrial
 from pose.run import only_run_in
 from pose.search.candidates import Candidate, find_candidates, pretrained_among
 from pose.search.fingerprint import Fingerprint, take_fingerprint
-from pose.search.halving import is_decided, seconds_of_each, survivors
+from pose.search.halving import seconds_of_each, survivors
 from pose.search.places import Here, trial_engine
 from pose.search.pretrained import available, names_for
 from pose.search.progress import Progress, ProgressFile, read_progress
@@ -380,7 +380,7 @@ class _Trying:
             if len(progress.scores(number)) < len(going):
                 return self.file.save(progress), self.stop()
             going = list(survivors(progress.scores(number), len(going)))
-            if is_decided(progress.scores(number)):
+            if len(going) == 1:
                 break
         num_members = len(self.recipes[0].members(self.recipes[0].seeds))
         progress = dataclasses.replace(progress, at_once=num_at_once(self.setup, num_members))

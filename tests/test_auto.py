@@ -25,7 +25,7 @@ from pose.results import AutoTrial
 from pose.search import progress as progress_file
 from pose.search.candidates import find_candidates, pretrained_among
 from pose.search.fingerprint import take_fingerprint
-from pose.search.halving import is_decided, plan_rounds, survivors
+from pose.search.halving import plan_rounds, survivors
 from pose.search.pretrained import available, names_for
 from pose.search.progress import Progress, ProgressFile, read_progress
 from pose.search.trial import rows_to_try
@@ -114,13 +114,14 @@ def test_near_twins_that_flatter_stay_together(sides):
 
 def test_rounds_fill_the_time_and_keep_the_best():
     rounds = plan_rounds(8, 90.0)
-    assert [own.num_candidates for own in rounds] == [8, 3, 2]
+    assert [own.num_candidates for own in rounds] == [8, 3, 2, 2]
     assert sum(own.num_candidates * own.seconds for own in rounds) == pytest.approx(90)
-    assert rounds[0].seconds < rounds[1].seconds < rounds[2].seconds
+    assert rounds[0].seconds < rounds[1].seconds < rounds[2].seconds + rounds[3].seconds
     assert plan_rounds(1, 90.0) == ()
-    assert survivors({0: 0.5, 1: 0.9, 2: 0.5, 3: 0.1}, 3) == [1, 0, 2]
-    assert is_decided({0: 0.5, 1: 0.9, 2: 0.6})
-    assert not is_decided({0: 0.8, 1: 0.9, 2: 0.1})
+    assert survivors({0: 0.8, 1: 0.9, 2: 0.8, 3: 0.75}, 3) == [1, 0, 2]
+    # Whoever is far behind needs no other round to lose.
+    assert survivors({0: 0.5, 1: 0.9, 2: 0.8}, 3) == [1, 2]
+    assert survivors({0: 0.5, 1: 0.9, 2: 0.6}, 3) == [1]
 
 
 def test_a_network_that_has_not_learned_to_decide_is_not_below_the_commonest_class():

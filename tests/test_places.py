@@ -72,9 +72,12 @@ def plan(tmp_path, monkeypatch, stripes):
 
 
 def assert_whole(chosen, progress, said) -> None:
-    """Whether both candidates were tried once, each with a run of its own."""
+    """Whether both candidates were tried once in a round, each with a run of its own."""
     assert len(set(said.trials)) == len(said.trials) == len(progress.trials)
-    assert {(own.candidate, own.round) for own in progress.trials} == {(0, 0), (1, 0)}
+    tried = [(own.candidate, own.round) for own in progress.trials]
+    assert sorted(tried[:2]) == [(0, 0), (1, 0)]
+    # Unless one of them was far behind, both went on in a second round.
+    assert sorted(tried[2:]) in ([], [(0, 1), (1, 1)])
     assert all(own.num_epochs > 0 and own.val_auc > 0 for own in progress.trials)
     # Members have two places as well, and one turn is worth training.
     assert progress.at_once == 2

@@ -163,7 +163,7 @@ def _why_chosen(trials: Sequence[AutoTrial]) -> str:
     if not trials:
         return "the only candidate: the settings that were given leave nothing to try."
     return (
-        "which was the best of the last round; one that is far ahead ends the rounds. A trial's "
+        "which was the best of the last round; those far behind the best go no further. A trial's "
         "numbers are macro F1 and the area under the ROC curve; it is ranked by the area, and by "
         "how much its F1 is above that of always "
         "the commonest class. All are validated on one fold of the rows that train. "

@@ -1,7 +1,9 @@
 """Successive halving: many candidates get little time, the best of them more.
 
 Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization",
-2016 (arXiv:1502.07943). There each round has the same time for all together, and so it is here.
+2016 (arXiv:1502.07943). There each round has the same time for all together, and so it is here. A
+round goes on where the last one ended, so looking in between costs little: the last two are
+compared twice, and whoever is far behind goes no further.
 """
 
 import dataclasses
@@ -11,8 +13,9 @@ from pose.seeds.engines import num_turns
 
 # Candidates of a round that go on to the next one.
 KEPT = 1 / 3
-# The last round compares so many.
+# The last round compares so many, in so many parts.
 FINALISTS = 2
+PARTS = 2
 # A score is the area under the ROC curve and what F1 gains, so from 0 to 2. On the few hundred rows
 # that validate a trial, a lead of so much is many times what chance makes of equals.
 CLEAR_LEAD = 0.2
@@ -20,7 +23,7 @@ CLEAR_LEAD = 0.2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Round:
-    """A round: how many candidates, and the seconds of each trial."""
+    """A round: how many candidates at most, and the seconds of each trial."""
 
     num_candidates: int
     seconds: float
@@ -34,7 +37,9 @@ def plan_rounds(num_candidates: int, seconds: float) -> tuple[Round, ...]:
     if sizes[-1] < 2:
         return ()
     share = seconds / len(sizes)
-    return tuple(Round(num_candidates=size, seconds=share / size) for size in sizes)
+    *before, last = (Round(num_candidates=size, seconds=share / size) for size in sizes)
+    part = dataclasses.replace(last, seconds=last.seconds / PARTS)
+    return (*before, *[part] * PARTS)
 
 
 def seconds_of_each(seconds: float, num_trials: int, at_once: int) -> float:
@@ -43,11 +48,9 @@ def seconds_of_each(seconds: float, num_trials: int, at_once: int) -> float:
 
 
 def survivors(scores: Mapping[int, float], number: int) -> Sequence[int]:
-    """The candidates with the highest scores, the best first; of equals the plainest."""
-    return sorted(scores, key=lambda index: (-scores[index], index))[:number]
+    """The candidates with the highest scores, the best first; of equals the plainest.
 
-
-def is_decided(scores: Mapping[int, float]) -> bool:
-    """Whether the best is so far ahead that its members need the time more than another round."""
-    best, second = sorted(scores.values(), reverse=True)[:2]
-    return best - second > CLEAR_LEAD
+    Those that are far behind the best are not among them: its members need the time more.
+    """
+    ranked = sorted(scores, key=lambda index: (-scores[index], index))[:number]
+    return [index for index in ranked if scores[ranked[0]] - scores[index] <= CLEAR_LEAD]
