@@ -157,6 +157,11 @@ def remove_partials(folder: Path) -> None:
             left.unlink(missing_ok=True)
 
 
+def is_partial(path: Path) -> bool:
+    """Whether a name is one of those that `atomic_path` writes to."""
+    return path.name.startswith(".") and path.suffix == ".partial"
+
+
 def remove_dead_partials(path: Path) -> None:
     """Remove what killed processes of this machine left of `path`; others may be writing it."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):

@@ -24,7 +24,7 @@ from pose.ensembling.out_of_fold import OutOfFold, score_folds
 from pose.ensembling.suspects import SUSPECTS_FILE, suspects_csv
 from pose.ensembling.validated import Validated, look_at
 from pose.errors import InputError, first_few, one_line, printable
-from pose.files import locked, read_bytes, remove_partials, write_text, writing
+from pose.files import is_partial, locked, read_bytes, remove_partials, write_text, writing
 from pose.member_key import MemberKey
 from pose.named_runs import ResolvedRun
 from pose.plan import Plan
@@ -458,7 +458,9 @@ def claim_folder(folder: Path, run_id: str, is_continued: bool) -> Path | None:
     moved = None
     owner = _owner(folder)
     with writing(folder):
-        if owner != run_id and folder.exists() and any(folder.iterdir()):
+        # What a kill left of the first file is nothing to keep.
+        is_used = folder.exists() and any(not is_partial(path) for path in folder.iterdir())
+        if owner != run_id and is_used:
             moved = _aside(folder, owner or time.strftime("%Y%m%d-%H%M%S"))
             folder.rename(moved)
         set_aside = _aside(folder, run_id)

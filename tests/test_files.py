@@ -127,6 +127,15 @@ def test_a_pipe_in_the_place_of_a_folders_owner_makes_it_somebody_elses(tmp_path
     assert (folder / OWNER_FILE).is_file()
 
 
+def test_a_folder_that_a_kill_left_without_its_first_file_is_taken_as_it_is(tmp_path):
+    folder = tmp_path / "night"
+    folder.mkdir()
+    (folder / f".{OWNER_FILE}.1234.partial").write_text('{"par')
+    assert claim_folder(folder, "ab12", is_continued=False) is None
+    assert [path.name for path in folder.iterdir()] == [OWNER_FILE]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")
