@@ -82,6 +82,30 @@ def test_the_newest_run_is_the_one_that_began_last_whatever_the_clock_says(
     assert begun == sorted(set(begun))
 
 
+def test_an_unfinished_run_that_is_gone_or_edited_in_mlflow_is_named(store, tmp_path, monkeypatch):
+    request = request_of(tmp_path, OWN)
+    said: list[str] = []
+    record = begin_run(store, "0", request, None, said.append)
+    record.begin(tmp_path)
+    record.finish("KILLED", "signal")
+    assert begin_run(store, "0", request, None, said.append).unlike.startswith(record.run_id)
+    for run in store.search_runs("tags.run = 'night'"):
+        store.set_tags(run.info.run_id, {"run": "day"})
+    edited = begin_run(store, "0", request, None, said.append)
+    assert edited.unlike == f"{record.run_id} has edited tags in MLflow: run (day, was night)"
+    for run in store.search_runs("tags.kind = 'train'"):
+        store.client.delete_run(run.info.run_id)
+    deleted = begin_run(store, "0", request, None, said.append)
+    store.client.delete_run(deleted.run_id)
+    assert deleted.unlike == f"{record.run_id} is gone from MLflow"
+    # Begun from another folder, where MLflow has another store.
+    text = (tmp_path / "spool.jsonl").read_text()
+    (tmp_path / "spool.jsonl").write_text(text.replace("/mlflow.db", "/other.db"))
+    moved = begin_run(store, "0", request, None, said.append).unlike
+    assert moved == f"{record.run_id} is recorded in another store, sqlite:///{tmp_path}/other.db"
+    assert begin_run(store, "0", dataclasses.replace(request, fresh=True), None, print).unlike == ""
+
+
 def test_names_are_no_part_of_what_a_flip_does():
     named = ClassList(("a", "b"), ("Anna", "Bob"), (0, 1))
     assert named.mirrors_digest() == OWN.mirrors_digest() != SWAPPED.mirrors_digest()

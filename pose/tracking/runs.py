@@ -256,7 +256,9 @@ def begin_run(
     say: Callable[[str], None],
 ) -> RunRecord:
     """A new run as a parent: `given`, which `mlflow run` made, or one of its own."""
-    unlike = "" if request.fresh else unlike_text(store, experiment_id, request)
+    unlike = ""
+    if not request.fresh:
+        unlike = unlike_text(store, experiment_id, request) or lost_text(store, request)
     tags = {
         **process_tags(),
         **request.identity(),
@@ -382,13 +384,41 @@ def is_of(spool: Spool, store: Store) -> bool:
 
 def unfinished_opening(store: Store, spool: Spool) -> Opening | None:
     """How the run of a spool was opened last; None if it is complete, or of another store."""
-    if not is_of(spool, store):
-        return None
+    return _left_unfinished(spool) if is_of(spool, store) else None
+
+
+def _left_unfinished(spool: Spool) -> Opening | None:
     opened = spool.records("open")
+    if not opened:
+        return None
     ends = [record for record in spool.records("end") if "member" not in record.values]
     if ends and ends[-1].seq > opened[-1].seq and ends[-1].values["tags"].get("is_complete"):
         return None
     return _opening_of(opened[-1])
+
+
+def lost_text(store: Store, request: RunRequest) -> str:
+    """What became in MLflow of the unfinished run that the folder of `request` is of.
+
+    Empty where there is none, or where it is another one. Whoever deleted it or edited its tags
+    should know that nothing goes on with it.
+    """
+    spool = Spool(request.folder / SPOOL)
+    opening = _left_unfinished(spool)
+    if opening is None or opening.identity != request.identity():
+        return ""
+    if not is_of(spool, store):
+        return f"{opening.run_id} is recorded in another store, {opening.store}"
+    run = store.get_run(opening.run_id)
+    if run is None:
+        return f"{opening.run_id} is gone from MLflow"
+    expected = {"kind": request.kind, **opening.identity}
+    edited = [
+        f"{key} ({run.data.tags.get(key, 'none')}, was {value})"
+        for key, value in expected.items()
+        if run.data.tags.get(key) != value
+    ]
+    return f"{opening.run_id} has edited tags in MLflow: {', '.join(edited)}" if edited else ""
 
 
 def _continued_tags() -> dict[str, str]:
