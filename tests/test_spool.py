@@ -21,6 +21,7 @@ from pose.run import train_run
 from pose.seeds import folder as seed_folder
 from pose.seeds.job import NoTracking, SeedJob
 from pose.seeds.train import load_job_data, train_seed
+from pose.sync import send_waiting
 from pose.tracking import Tracker, courier
 from pose.tracking.spool import SPOOL, Spool
 from pose.tracking.system import watch_system
@@ -81,6 +82,84 @@ def test_a_line_that_was_cut_short_counts_as_never_written(tmp_path):
         assert torn.records() == [first]
         assert torn.append("end").seq == 2
         assert [record.do for record in Spool(cut).waiting()] == ["seed", "end"]
+
+
+def damaged(path, number, change):
+    """The spool with its line `number` changed."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[number] = change(lines[number])
+    path.write_bytes(b"".join(lines))
+    return Spool(path)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_damaged_line_is_a_lost_record_wherever_the_damage_is(tmp_path, number):
+    spool = Spool(tmp_path / SPOOL)
+    for epoch in range(3):
+        spool.append("epochs", rows=[{"epoch": epoch}])
+    whole = spool.path.read_bytes()
+    for place in range(len(whole.splitlines()[number])):
+
+        def flip(line, at=place):
+            return line[:at] + bytes([line[at] ^ 1]) + line[at + 1 :]
+
+        spool.path.write_bytes(whole)
+        found = damaged(spool.path, number, flip)
+        assert found.lost() == [number + 1]
+        assert [record.seq for record in found.waiting()] == [
+            n for n in (1, 2, 3) if n != number + 1
+        ]
+    for change in (lambda line: line[:20] + b"\n", lambda line: b"\xff garbage\n"):
+        spool.path.write_bytes(whole)
+        found = damaged(spool.path, number, change)
+        assert found.lost() == [number + 1]
+    # Its number is never given again, or a mark of the old one would hide the new one.
+    assert found.append("end").seq == 4
+    found.forget_lost()
+    again = Spool(spool.path)
+    assert again.lost() == []
+    assert again.append("end").seq == 5
+
+
+def test_a_damaged_record_that_had_been_delivered_is_no_loss(tmp_path):
+    spool = Spool(tmp_path / SPOOL)
+    spool.mark(spool.append("text"))
+    found = damaged(spool.path, 0, lambda line: line[:30] + b"?" + line[31:])
+    assert (found.lost(), found.waiting()) == ([], [])
+    assert found.append("text").seq == 2
+    # A mark that is damaged means that the record is delivered once more.
+    spool.path.unlink()
+    spool = Spool(spool.path)
+    spool.mark(spool.append("text"))
+    found = damaged(spool.path, 1, lambda line: line[:30] + b"?" + line[31:])
+    assert (found.lost(), len(found.waiting())) == ([], 1)
+
+
+def test_a_line_cut_short_by_a_kill_is_no_loss_whatever_follows(tmp_path):
+    spool = Spool(tmp_path / SPOOL)
+    first = spool.append("text", text="a")
+    spool.append("text", text="b")
+    spool.path.write_bytes(spool.path.read_bytes()[:-9])
+    torn = Spool(spool.path)
+    torn.mark(first)
+    assert (Spool(spool.path).lost(), Spool(spool.path).waiting()) == ([], [])
+    torn.append("end")
+    assert [record.do for record in Spool(spool.path).waiting()] == ["end"]
+    assert Spool(spool.path).lost() == []
+
+
+def test_spools_of_earlier_versions_are_read(tmp_path):
+    path = tmp_path / SPOOL
+    path.write_text(
+        '{"seq": 1, "at": 5, "do": "open", "store": "x"}\n{"delivered": 1}\n'
+        '{"seq": 2, "at": 6, "do": "te\n{"seq": 2, "at": 6, "do": "text", "text": "a"}\n'
+        '{"seq": 3, "at'
+    )
+    spool = Spool(path)
+    assert ([record.seq for record in spool.waiting()], spool.lost()) == ([2], [])
+    assert spool.append("end").seq == 3
+    assert [record.do for record in Spool(path).waiting()] == ["text", "end"]
+    assert Spool(path).lost() == []
 
 
 def test_a_courier_outlives_failing_heartbeats_and_tries_again_until_it_arrives(
@@ -218,6 +297,40 @@ def test_a_run_whose_end_arrives_late_is_finished_by_the_same_command(tmp_path, 
     # What is recorded whole is trained anew.
     anew = train_run(plan, Tracker(folder=plan.folder), NoDisplay(), lambda: None)
     assert anew.run_id != first.run_id
+
+
+def unsent(path, *kinds):
+    """Take back the marks of the records of some kinds, as if the store had been away."""
+    marked = {record.seq for record in Spool(path).records(*kinds)}
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(x for x in lines if json.loads(x).get("delivered") not in marked))
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
+def test_what_was_damaged_is_said_once_and_the_rest_is_sent(tmp_path, stripes):
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    plan = plan_in(tmp_path / "outputs", stripes)
+    train_run(plan, Tracker(folder=plan.folder), NoDisplay(), lambda: None)
+    path = plan.folder / SPOOL
+    unsent(path, "summary", "end")
+    summary = Spool(path).records("summary")[0].seq
+    lines = path.read_bytes().splitlines()
+    (place,) = [n for n, x in enumerate(lines) if json.loads(x).get("seq") == summary]
+    damaged(path, place, lambda line: line[:90] + b"#" + line[91:])
+    # So is the one that opened a seed; it had arrived, and its child run is found.
+    (place,) = [n for n, x in enumerate(lines) if b'"do": "seed"' in x and b'"seed_2"' in x][:1]
+    damaged(path, place, lambda line: line[:90] + b"#" + line[91:])
+
+    said = Watching()
+    num_sent = send_waiting(tmp_path / "outputs", Tracker(say=said.say), said)
+    assert num_sent > 0 and not Spool(path).waiting()
+    assert said.lines == [
+        f"warning: 1 records of the run tiny were damaged in {path} before they were sent, MLflow "
+        f"does not have them: numbers {summary}",
+        f"sent to MLflow: {num_sent} records that waited in {path}",
+    ]
+    assert send_waiting(tmp_path / "outputs", Tracker(say=said.say), said) == 0
+    assert len(said.lines) == 2
 
 
 # The machine's load

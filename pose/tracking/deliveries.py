@@ -70,7 +70,20 @@ class Deliveries:
             StoreError: it did not arrive, or not whole.
         """
         with store_errors(self._store.uri):
+            if not self._knows_run(record):
+                return self._lost(record, [f"a record ({record.do}) of {record.values['member']}"])
             return self._kinds[record.do](record) or {}
+
+    def _knows_run(self, record: Record) -> bool:
+        """Whether there is a run to bring it to; none where what opens a member was damaged."""
+        member = record.values.get("member")
+        if member is None or member in self._run_ids or record.do == "seed":
+            return True
+        parent = self._store.client.get_run(self._parent_id(record))
+        child = registry.children(self._store, parent).get(MemberKey.from_folder(member))
+        if child is not None:
+            self._run_ids[member] = child.info.run_id
+        return child is not None
 
     def send_all(self) -> None:
         """Deliver all that waits, in this thread.
@@ -121,6 +134,9 @@ class Deliveries:
         member = record.values.get("member")
         if member is not None:
             return self._run_ids[member]
+        return self._parent_id(record)
+
+    def _parent_id(self, record: Record) -> str:
         opened = [other for other in self._spool.records("open") if other.seq < record.seq]
         run_id: str = opened[-1].values["run_id"]
         return run_id

@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow
 
 from pose.ensembling.members import RegisteredMember
-from pose.errors import InputError
+from pose.errors import InputError, first_few
 from pose.files import locked
 from pose.overview import RunOverview
 from pose.predictions import Predictions
@@ -171,7 +171,14 @@ class Tracker:
         """
         spool = Spool(folder / SPOOL)
         num_waiting = len(spool.waiting())
+        self._tell_lost(spool)
         if not num_waiting:
+            return 0
+        if not spool.records("open"):
+            self._say(
+                f"warning: {num_waiting} records in {spool.path} cannot be sent: the one that says "
+                "of which run they are is damaged; the files of the seeds lie beside it"
+            )
             return 0
         if not is_of(spool, self._store):
             self._say(f"warning: {num_waiting} records wait in {spool.path} for another store")
@@ -184,6 +191,17 @@ class Tracker:
                 raise
             self._say(f"warning: {error}; {len(spool.waiting())} records wait in {spool.path}")
         return num_waiting - len(spool.waiting())
+
+    def _tell_lost(self, spool: Spool) -> None:
+        """Say once which records are damaged."""
+        lost = spool.lost()
+        if lost:
+            self._say(
+                f"warning: {len(lost)} records of the run {spool.folder.name} were damaged in "
+                f"{spool.path} before they were sent, MLflow does not have them: numbers "
+                f"{first_few(lost)}"
+            )
+            spool.forget_lost()
 
     def for_trials(self, sweep_run_id: str) -> "Tracker":
         """A tracker whose runs are trials of a sweep."""
