@@ -153,6 +153,7 @@ def test_spools_of_earlier_versions_are_read(tmp_path):
     path.write_text(
         '{"seq": 1, "at": 5, "do": "open", "store": "x"}\n{"delivered": 1}\n'
         '{"seq": 2, "at": 6, "do": "te\n{"seq": 2, "at": 6, "do": "text", "text": "a"}\n'
+        '{"delivered": null}\n{"delivered": 99999999999}\n{"seq": "3", "at": 7, "do": "end"}\n'
         '{"seq": 3, "at'
     )
     spool = Spool(path)

@@ -31,6 +31,8 @@ SPOOL = "spool.jsonl"
 # ASCII's CANCEL, which JSON never holds: what stands before it in a line was never written.
 _CANCEL = b"\x18"
 _SEAL = b'{"crc32": "%08x", '
+# More than any run records; all numbers up to the last are looked at.
+_MAX_NUMBER = 10_000_000
 _SEAL_LENGTH = len(_SEAL % 0)
 
 
@@ -102,9 +104,10 @@ class Spool:
         try:
             values = json.loads(_unsealed(line))
             if "delivered" in values:
-                self._facts[values.pop("delivered")] = values
+                self._facts[_number(values.pop("delivered"))] = values
             else:
                 head = {name: values.pop(name) for name in ("seq", "at", "do")}
+                _number(head["seq"])
                 self._records.append(Record(**head, values=values))
         except (ValueError, TypeError, KeyError, AttributeError):
             return False
@@ -216,6 +219,13 @@ def _unsealed(line: bytes) -> bytes:
     if line[:_SEAL_LENGTH] != _SEAL % zlib.crc32(body):
         raise ValueError("wrong checksum")
     return body
+
+
+def _number(value: object) -> int:
+    """A record's number; lines without a checksum may hold anything in its place."""
+    if not isinstance(value, int) or not 0 < value <= _MAX_NUMBER:
+        raise ValueError("no number of a record")
+    return value
 
 
 def _may_be_record(line: bytes) -> bool:
