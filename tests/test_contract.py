@@ -359,7 +359,7 @@ LAYERS = (
     "compare_page",
     "export",
     "export_command predict predict_rows serving",
-    "ballot distil look restore sync run vote voters",
+    "ballot distil look restore rounds sync run vote voters",
     "auto compare importing sweep",
     "entrypoints",
 )
