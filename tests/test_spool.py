@@ -334,6 +334,30 @@ def test_what_was_damaged_is_said_once_and_the_rest_is_sent(tmp_path, stripes):
     assert len(said.lines) == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
+def test_records_whose_opening_is_damaged_wait_for_the_next_one_and_hold_nothing_up(
+    tmp_path, stripes
+):
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    plan = plan_in(tmp_path / "outputs", stripes)
+    train_run(plan, Tracker(folder=plan.folder), NoDisplay(), lambda: "signal")
+    path = plan.folder / SPOOL
+    parent = Spool(path).records("open")[0].values["run_id"]
+    unsent(path, "text", "end")
+    lines = path.read_bytes().splitlines()
+    (place,) = [n for n, x in enumerate(lines) if b'"do": "open"' in x]
+    assert damaged(path, place, lambda line: line[:90] + b"#" + line[91:]).waiting()
+    said = Watching()
+    with pytest.raises(InputError, match="found records of 1 runs that it did not take"):
+        send_waiting(tmp_path / "outputs", Tracker(say=said.say), said)
+    assert "the one that says of which run they are is damaged" in said.lines[-1]
+
+    # The same command opens the run again, and what waited arrives with it.
+    result = train_run(plan, Tracker(folder=plan.folder), NoDisplay(), lambda: "signal")
+    assert result.run_id == parent
+    assert not Spool(path).waiting()
+
+
 # The machine's load
 
 

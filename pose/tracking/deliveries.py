@@ -71,15 +71,19 @@ class Deliveries:
         """
         with store_errors(self._store.uri):
             if not self._knows_run(record):
-                return self._lost(record, [f"a record ({record.do}) of {record.values['member']}"])
+                whose = record.values.get("member", "the run")
+                return self._lost(record, [f"a record ({record.do}) of {whose}"])
             return self._kinds[record.do](record) or {}
 
     def _knows_run(self, record: Record) -> bool:
-        """Whether there is a run to bring it to; none where what opens a member was damaged."""
+        """Whether there is a run to bring it to; none where what opened it was damaged."""
         member = record.values.get("member")
-        if member is None or member in self._run_ids or record.do == "seed":
+        if record.do in ("open", "seed") or member in self._run_ids:
             return True
-        parent = self._store.client.get_run(self._parent_id(record))
+        parent_id = self._parent_id(record)
+        if member is None or parent_id is None:
+            return parent_id is not None
+        parent = self._store.client.get_run(parent_id)
         child = registry.children(self._store, parent).get(MemberKey.from_folder(member))
         if child is not None:
             self._run_ids[member] = child.info.run_id
@@ -134,12 +138,17 @@ class Deliveries:
         member = record.values.get("member")
         if member is not None:
             return self._run_ids[member]
-        return self._parent_id(record)
+        parent_id = self._parent_id(record)
+        assert parent_id is not None
+        return parent_id
 
-    def _parent_id(self, record: Record) -> str:
-        opened = [other for other in self._spool.records("open") if other.seq < record.seq]
-        run_id: str = opened[-1].values["run_id"]
-        return run_id
+    def _parent_id(self, record: Record) -> str | None:
+        """The run of the spool: as it was opened before, later, or as its members name it."""
+        opened = self._spool.records("open")
+        for other in [*(own for own in reversed(opened) if own.seq < record.seq), *opened]:
+            return str(other.values["run_id"])
+        parents = [own.values["tags"][PARENT_TAG] for own in self._spool.records("seed")]
+        return parents[0] if parents else None
 
     def _open(self, record: Record) -> None:
         reopen(self._store, record.values)
