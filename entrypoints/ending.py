@@ -17,13 +17,16 @@ def stop_files(is_started_by_mlflow: bool) -> StopRequest:
 
 
 @contextmanager
-def ended_when_asked() -> Iterator[None]:
+def ended_when_asked(*, is_endless: bool) -> Iterator[None]:
     """Let Ctrl-C, SIGTERM, stop.txt and the end of `mlflow run` end the work in the block.
 
     What it has begun is cleared away or ended as KILLED, also the run that `mlflow run` made.
+
+    Args:
+        is_endless: the work has no other end; exit code 0.
     """
     given_run_id = os.environ.get("MLFLOW_RUN_ID")
-    ending = Ending(stop_files(given_run_id is not None))
+    ending = Ending(stop_files(given_run_id is not None), is_endless=is_endless)
     try:
         ending.listen(ends_with_parent=given_run_id is not None)
         yield

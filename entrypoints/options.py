@@ -164,16 +164,20 @@ def take_mlflow_run_id() -> str | None:
     return os.environ.pop("MLFLOW_RUN_ID", None)
 
 
-def run_command(command: click.Command, *, stops_softly: bool = False) -> None:
+def run_command(
+    command: click.Command, *, stops_softly: bool = False, is_endless: bool = False
+) -> None:
     """Run a command; a mistake in its input is one line and exit code 2, without a traceback.
 
     Args:
         stops_softly: it minds requests to stop itself; others end where they are.
+        is_endless: it works until it is asked to end.
     """
+    ending = contextlib.nullcontext() if stops_softly else ended_when_asked(is_endless=is_endless)
     # Pillow warns of damaged metadata, which costs no pixel, and of sizes below our limit; images
     # that cannot be read are named by us.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    with enduring_output(), contextlib.nullcontext() if stops_softly else ended_when_asked():
+    with enduring_output(), ending:
         _run(command)
 
 

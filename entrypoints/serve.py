@@ -13,7 +13,7 @@ from pose.config import ServeSetup
 def main(**arguments: Any) -> None:
     """Serve a page in the browser: drop an image, see its name and the probabilities.
 
-    For programs there is mlflow models serve. Ends with Ctrl-C.
+    For programs there is mlflow models serve. Ends with Ctrl-C, SIGTERM or stop.txt.
     """
     setup = ServeSetup(**fields_given(ServeSetup, arguments))
     # Imported here: --help need not wait for torch and MLflow.
@@ -25,4 +25,4 @@ def main(**arguments: Any) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, is_endless=True)

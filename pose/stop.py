@@ -95,6 +95,7 @@ class Ending:
 
     Args:
         request: asks for it too, by its files.
+        is_endless: being asked is how it ends, and no failure.
     """
 
     # Between two looks at the files, and at whether it may end where it is.
@@ -102,8 +103,9 @@ class Ending:
     # After which it ends in any case.
     PATIENCE = 10.0
 
-    def __init__(self, request: StopRequest) -> None:
+    def __init__(self, request: StopRequest, *, is_endless: bool = False) -> None:
         self._request = request
+        self._is_endless = is_endless
         self._asked_at: float | None = None
         self._code = 0
         self.is_asked = False
@@ -133,9 +135,9 @@ class Ending:
             if number == signal.SIGINT and now - self._asked_at > 0.5:
                 os._exit(128 + number)
             return
-        self._asked_at, self._code = now, 128 + number
-        reason = self._request.reason or "signal"
-        os.write(2, f"\nstopped ({reason}): the same command can be given again\n".encode())
+        self._asked_at, self._code = now, 0 if self._is_endless else 128 + number
+        again = "" if self._is_endless else ": the same command can be given again"
+        os.write(2, f"\nstopped ({self._request.reason or 'signal'}){again}\n".encode())
         self._end(number, frame)
 
     def _end(self, number: int, frame: FrameType | None) -> None:

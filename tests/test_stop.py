@@ -218,6 +218,16 @@ def test_a_command_that_cannot_go_on_later_ends_where_it_is_and_clears_up(tmp_pa
     assert {path.name for path in tmp_path.iterdir()} <= {"slow.py", "stop.txt", "__pycache__"}
 
 
+def test_a_command_that_has_no_other_end_does_not_fail_by_it(tmp_path):
+    endless = UNSTOPPABLE.replace("run_command(main)", "run_command(main, is_endless=True)")
+    process = start(tmp_path, "-c", endless)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err.strip()) == (0, "stopped (signal)")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_ends_by_itself_is_not_made_a_failure_by_a_late_signal(tmp_path):
     code = """
 import atexit, os, signal, click
