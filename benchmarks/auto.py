@@ -145,12 +145,18 @@ def measure(
     return outcomes
 
 
-def _sides(folder: Folder, with_candidates: bool) -> dict[str, list[str]]:
-    """Options of `train` by what is compared: `auto`, and the candidates that it chooses from."""
+def _sides(folder: Folder, names: Sequence[str] | None) -> dict[str, list[str]]:
+    """Options of `train` by what is compared: `auto`, and candidates that it chooses from.
+
+    Args:
+        names: of candidates; empty: all; None: none of them.
+    """
     sides = {"auto": ["--run", "auto"]}
-    if with_candidates:
+    if names is not None:
         found = take_fingerprint(read_dataset(folder.path))
         for candidate in find_candidates(found):
+            if names and candidate.name not in names:
+                continue
             options = [f"--{key}={typed(value)}" for key, value in candidate.changes]
             sides[candidate.name] = ["--run", "champion", *options]
     return sides
@@ -208,7 +214,10 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=1, help="members of each run")
     parser.add_argument("--repetitions", type=int, default=1)
-    parser.add_argument("--candidates", action="store_true", help="each of them with the budget")
+    parser.add_argument(
+        "--candidates", nargs="*", metavar="NAME",
+        help="those of these names, each with the budget; without names all",
+    )  # fmt: skip
     parser.add_argument(
         "--near", type=float, default=1.0, metavar="F1",
         help="candidates further from the best one in the first repetition are not repeated",
@@ -238,6 +247,11 @@ def main() -> None:
             f"A candidate has the whole budget ({' '.join(args.budget)}), of which auto spends up "
             f"to {SEARCH_SHARE:.0%} on trying.",
             f"Threads: {torch.get_num_threads()}.",
+            *(
+                [f"Other candidates than {', '.join(args.candidates)} were not trained."]
+                if args.candidates
+                else []
+            ),
             *(["Some outcomes are of earlier commits: --keep had them."] if args.keep else []),
         ],
     )
