@@ -28,7 +28,9 @@ from pose.search.fingerprint import take_fingerprint
 from pose.search.halving import plan_rounds, survivors
 from pose.search.pretrained import available, names_for
 from pose.search.progress import Progress, ProgressFile, read_progress
+from pose.search.states import States
 from pose.search.trial import rows_to_try
+from pose.seeds.folder import checkpoint_bytes
 from pose.tracking import Tracker
 
 GIVEN = {"model": "simple_cnn", "batch_size": 16, "seeds": (4,), "budget": "5m"}
@@ -203,6 +205,20 @@ def test_a_plan_goes_on_after_a_stop_and_its_choice_never_saw_what_validates(
     whole.complete()
     assert read_progress(path).is_done
     assert not own.exists()
+
+
+def test_a_state_that_is_damaged_or_no_file_is_named(tmp_path):
+    states = States(tmp_path)
+    assert states.find(0, 0) is None
+    whole = checkpoint_bytes({"history": []})
+    states.keep(0, 0, whole)
+    assert states.find(0, 0) == whole
+    states.path(0, 0).write_bytes(whole[:-1] + b"#")
+    with pytest.raises(InputError, match=r"round_1_candidate_1\.pth must be a whole checkpoint"):
+        states.find(0, 0)
+    states.path(1, 0).mkdir()
+    with pytest.raises(InputError, match=r"must be readable, found: a folder, not a file"):
+        states.find(1, 0)
 
 
 def test_a_late_plan_decides_by_the_rounds_that_it_had(tmp_path, monkeypatch, stripes):

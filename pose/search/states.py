@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from pose.errors import InputError
-from pose.files import ANY_SIZE, atomic_path, read_bytes
-from pose.seeds.folder import parse_checkpoint
+from pose.files import ANY_SIZE, atomic_path, read_bytes, reason_of
+from pose.seeds.folder import check_seal
 
 
 class States:
@@ -33,8 +33,8 @@ class States:
         try:
             data = read_bytes(path, ANY_SIZE)
         except OSError as error:
-            raise InputError(f"{path} must be readable, found: {error.strerror}") from error
-        parse_checkpoint(data, str(path))
+            raise InputError(f"{path} must be readable, found: {reason_of(error)}") from error
+        check_seal(data, str(path))
         return data
 
     def keep(self, candidate: int, number: int, state: bytes) -> None:

@@ -98,13 +98,25 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} must be a whole checkpoint, found: {one_line(error)}") from error
 
 
-def parse_checkpoint(data: bytes, name: str) -> dict[str, Any]:
-    """As `read_checkpoint`, from the bytes of a file; errors call it by `name`."""
+def check_seal(data: bytes, name: str) -> None:
+    """Hold the bytes of a checkpoint to their checksum.
+
+    Args:
+        name: what an error calls them.
+
+    Raises:
+        InputError: they are not, to the last bit, what was written.
+    """
     body, seal = data[: -_SEAL_LENGTH - _LENGTH_FIELD], data[-_SEAL_LENGTH:]
     length = data[len(body) : -_SEAL_LENGTH]
     expected = _SEAL + hashlib.sha256(body).hexdigest().encode()
     if seal != expected or length != _SEAL_LENGTH.to_bytes(_LENGTH_FIELD, "little"):
         raise InputError(f"{name} must be a whole checkpoint, found one whose checksum is wrong")
+
+
+def parse_checkpoint(data: bytes, name: str) -> dict[str, Any]:
+    """As `read_checkpoint`, from the bytes of a file; errors call it by `name`."""
+    check_seal(data, name)
     try:
         checkpoint = load_saved(data)
     except ValueError as error:
